@@ -1,0 +1,5 @@
+"""Callbacks for any Trainer; each also works alone, with any LightningModule."""
+
+from lightning_solver.callbacks.random_state import RandomState
+
+__all__ = ["RandomState"]

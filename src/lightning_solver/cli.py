@@ -1,0 +1,228 @@
+"""LightningCLI that knows the solver block, shows the plan and says clearly what is wrong."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import MethodType
+from typing import Any, NoReturn, Optional
+
+from jsonargparse import Namespace, class_from_function, get_loader  # type: ignore[attr-defined]
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.mixin import SolverMixin
+from lightning_solver.spec import SolverSpec
+
+_TRAINING = ("fit", "plan")
+
+
+class SolverParser(LightningArgumentParser):
+    """A parser whose errors say where, what and what to do, without a page of usage."""
+
+    cli: SolverCLI | None = None
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one clear error and exit with status 2."""
+        text = message if self.cli is None else self.cli.explain(message)
+        if not getattr(self, "exit_on_error", True):
+            super().error(text, ex)
+        sys.stderr.write(f"error: {text}\n")
+        sys.exit(2)
+
+
+class SolverCLI(LightningCLI):
+    """A ``LightningCLI`` for modules with :class:`SolverMixin`.
+
+    The block is the module's own argument ``solver``, or a top-level key ``solver:`` for any module with the mixin. The
+    subcommand ``plan`` prints and draws what ``fit`` would do, from the same YAML and the same code, without training.
+    When ``fit --ckpt_path`` resumes, the solver of the command line and YAML is followed, not the checkpoint's.
+
+    Takes the arguments of ``LightningCLI``; ``auto_configure_optimizers`` is always off and ``parser_class``, if given,
+    derives from :class:`SolverParser`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if kwargs.pop("auto_configure_optimizers", False):
+            do = "leave it out: the solver block says everything about the optimiser"
+            raise SolverError("SolverCLI", "does not take auto_configure_optimizers", got="True", do=do)
+        kwargs["auto_configure_optimizers"] = False
+        kwargs.setdefault("parser_class", SolverParser)
+        self._given: list[str] = []
+        self._solvers: dict[str, Any] = {}
+        try:
+            super().__init__(*args, **kwargs)
+        except SolverError as error:
+            sys.stderr.write(f"error: {error}\n")
+            raise SystemExit(2) from error
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """``fit``, ``validate``, ``test``, ``predict`` and ``plan``."""
+        return {**LightningCLI.subcommands(), "plan": {"model", "train_dataloaders", "datamodule"}}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that asks this object to explain its errors."""
+        parser = super().init_parser(**kwargs)
+        if isinstance(parser, SolverParser):
+            parser.cli = self
+        return parser
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        """The parsers, with ``plan`` among the Trainer's methods."""
+        given = self.trainer_class
+        base = given if isinstance(given, type) else class_from_function(given)
+        self.trainer_class = type(base.__name__, (base,), {"plan": plan, "__doc__": base.__doc__})
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        self.trainer_class = given
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Lightning's, and the top-level key ``solver``."""
+        super().add_default_arguments_to_parser(parser)
+        parser.add_argument("--solver", type=Optional[SolverSpec], default=None, help="How the model is trained.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, then check the solver block with its path at hand."""
+        self._given = [str(arg) for arg in args] if isinstance(args, list) else sys.argv[1:] if args is None else []
+        super().parse_arguments(parser, args)
+        self._solvers = {key: deepcopy(block) for key, block in _solver_blocks(self._section())}
+        for key, block in self._solvers.items():
+            if not isinstance(block, SolverSpec):
+                try:
+                    SolverSpec.from_dict(_as_dict(block), key)
+                except SolverError as error:
+                    parser.error(str(error))
+
+    def before_instantiate_classes(self) -> None:
+        """What the user says now wins over what a checkpoint remembers of the solver."""
+        if self.config.get("subcommand") in _TRAINING:
+            for key, block in self._solvers.items():
+                self._section()[key] = block
+
+    def after_instantiate_classes(self) -> None:
+        """Hand a top-level ``solver:`` to the module."""
+        spec = self._get(self.config_init, "solver")
+        if spec is not None:
+            if not isinstance(self.model, SolverMixin):
+                do = f"derive it: class {type(self.model).__name__}(SolverMixin, ...)"
+                raise SolverError("solver", f"{type(self.model).__name__} has no SolverMixin to follow it", do=do)
+            if "model.solver" in self._solvers or "model.init_args.solver" in self._solvers:
+                raise SolverError("solver", "is given twice, here and as the model's argument", do="give it once")
+            self.model.solver = spec
+        if self.subcommand == "plan":
+            self.trainer.plan = MethodType(plan, self.trainer)  # type: ignore[attr-defined]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer; one that only plans keeps no logs."""
+        if self.subcommand == "plan":
+            kwargs["logger"] = False
+            self.save_config_callback = None
+        return super().instantiate_trainer(**kwargs)
+
+    def explain(self, message: str) -> str:
+        """A parser's message as that of a :class:`SolverError`, where it is about something that can be looked up."""
+        for key, block in self._blocks_in_files():
+            try:
+                SolverSpec.from_dict(block, key)
+            except SolverError as error:
+                return str(error)
+        found = re.search(r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'", message)
+        if found is None:
+            return message
+        name = found[1] or found[2]
+        return str(SolverError(name, "unknown key", do=suggestion(name, self._known_options(), "keys")))
+
+    # ------------------------------------------------------------------ not for users
+
+    def _section(self) -> Namespace:
+        """The part of the configuration that belongs to the chosen subcommand."""
+        name = self.config.get("subcommand")
+        section: Namespace = self.config[name] if name else self.config
+        return section
+
+    def _known_options(self) -> list[str]:
+        parsers = getattr(self, "_subcommand_parsers", {})
+        chosen = [parsers[arg] for arg in self._given if arg in parsers] or list(parsers.values())
+        return [action.dest for parser in chosen for action in parser._actions]
+
+    def _blocks_in_files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The solver blocks of the configuration files that were given."""
+        load = get_loader("yaml")
+        for i, arg in enumerate(self._given):
+            name, _, value = arg.partition("=")
+            path = value or (self._given[i + 1] if i + 1 < len(self._given) else "")
+            if name not in ("-c", "--config") or not Path(path).is_file():
+                continue
+            data = load(Path(path).read_text())
+            if isinstance(data, Mapping):
+                sections = [data, *(data[name] for name in self.subcommands() if isinstance(data.get(name), Mapping))]
+                yield from (item for section in sections for item in _solver_blocks(section) if _is_mapping(item[1]))
+
+
+def plan(
+    self: Trainer,
+    model: LightningModule,
+    train_dataloaders: Any = None,
+    datamodule: Any = None,
+    output: str | None = "plan.png",
+    parameters: bool = False,
+) -> None:
+    """Prints and draws what fit would do, without training.
+
+    Args:
+        self: The Trainer, of which this becomes a method.
+        model: The module.
+        train_dataloaders: Its train loader.
+        datamodule: Its data module.
+        output: Picture to draw the curves into; null for none.
+        parameters: Whether to list every parameter, and what set each of its options.
+    """
+    if not isinstance(model, SolverMixin):
+        do = f"derive it: class {type(model).__name__}(SolverMixin, ...)"
+        raise SolverError("model", f"{type(model).__name__} has no SolverMixin and so no plan", do=do)
+    self.callbacks.append(_StopBeforeTraining())  # type: ignore[attr-defined]
+    self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
+    made = model.solver_plan
+    if made is None or not self.is_global_zero:
+        return
+    print(made.table(parameters=parameters))
+    if output is None:
+        return
+    if made.run.total_steps is None:
+        print("\nno picture: the length of the run is not known")
+        return
+    print(f"\npicture: {made.draw(output).resolve()}")
+
+
+class _StopBeforeTraining(Callback):
+    """Ends ``fit`` when everything is set up and nothing has been trained."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True
+        trainer.fit_loop.min_epochs = None
+        trainer.fit_loop.epoch_loop.min_steps = None
+        trainer.num_sanity_val_steps = 0
+
+
+def _solver_blocks(section: Any) -> Iterator[tuple[str, Any]]:
+    """Where a configuration holds a solver: its own top-level key, or the model's argument of that name."""
+    for key in ("solver", "model.solver", "model.init_args.solver"):
+        block = section
+        for name in key.split("."):
+            block = block.get(name) if _is_mapping(block) else None
+        if block is not None:
+            yield key, block
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, (Mapping, Namespace))
+
+
+def _as_dict(block: Any) -> dict[str, Any]:
+    return block.as_dict() if isinstance(block, Namespace) else dict(block)

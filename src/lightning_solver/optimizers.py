@@ -1,0 +1,121 @@
+"""From a name and arguments to an optimiser class whose arguments are known to be right."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.plain import FrozenDict, conform, freeze, import_dotted
+from lightning_solver.spec import OptimizerSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An optimiser that can be built for any parameters.
+
+    Args:
+        cls: The class.
+        args: Its checked arguments, without ``params``.
+        defaults: Every option of a parameter group and its value where no rule changes it.
+        hints: Annotations of the arguments, where the class has them.
+    """
+
+    cls: type[Optimizer]
+    args: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    hints: Mapping[str, Any]
+
+    def check_option(self, option: str, value: Any, where: str) -> Any:
+        """``value`` as the optimiser takes it for ``option``.
+
+        Raises:
+            SolverError: No such option, a wrong type, or a learning rate or weight decay below 0.
+        """
+        if option not in self.defaults:
+            do = suggestion(option, self.defaults, "options")
+            raise SolverError(where, f"{self.cls.__name__} has no option {option}", got=repr(option), do=do)
+        return _checked(option, value, self.hints, where)
+
+    def build(self, groups: list[dict[str, Any]]) -> Optimizer:
+        """The optimiser over parameter groups."""
+        return self.cls(groups, **self.args)
+
+
+def resolve_optimizer(spec: OptimizerSpec, lr: float | None = None, where: str = "optimizer") -> Recipe:
+    """Find the class that ``spec`` names and check its arguments, by trying them on a parameter of one number.
+
+    Args:
+        spec: Name and arguments.
+        lr: Learning rate in place of the one in the arguments.
+        where: Path for error messages.
+
+    Raises:
+        SolverError: An unknown class or argument, a wrong type, or what the class itself refuses.
+    """
+    cls = _find(spec.name, f"{where}.name")
+    signature = inspect.signature(cls.__init__)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    names = [n for n, p in signature.parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)][2:]
+    args = dict(spec.args)
+    places = {name: f"{where}.args.{name}" for name in args}
+    if lr is not None:
+        args["lr"], places["lr"] = lr, "lr"
+    hints = _hints(cls.__init__)
+    for name, value in args.items():
+        if name not in names and not takes_any:
+            do = suggestion(name, names, "arguments")
+            raise SolverError(places[name], f"{cls.__name__} has no argument {name}", got=repr(name), do=do)
+        args[name] = _checked(name, value, hints, places[name])
+    missing = [
+        name for name in names if signature.parameters[name].default is inspect.Parameter.empty and name not in args
+    ]
+    if missing:
+        raise SolverError(f"{where}.args", f"{cls.__name__} needs {' and '.join(missing)}", got=repr(args), do="add it")
+    try:
+        trial = cls([torch.nn.Parameter(torch.zeros(1, 1))], **args)
+    except Exception as error:  # whatever a third party's class may raise for arguments that it does not like
+        got = ", ".join(f"{name}={value!r}" for name, value in args.items())
+        raise SolverError(
+            f"{where}.args", f"{cls.__name__} refuses them: {error}", got=got, do="correct them"
+        ) from error
+    defaults = {name: value for name, value in trial.defaults.items() if name != "params"}
+    return Recipe(cls, FrozenDict(args), freeze(defaults), FrozenDict(hints))
+
+
+def _find(name: str, where: str) -> type[Optimizer]:
+    if "." not in name:
+        found = getattr(torch.optim, name, None)
+        if isinstance(found, type) and issubclass(found, Optimizer) and found is not Optimizer:
+            return found
+        known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)]
+        known.remove("Optimizer")
+        do = f"{suggestion(name, known, 'optimisers')} (an optimiser of another package is named by its dotted path)"
+        raise SolverError(where, "torch.optim has no optimiser of this name", got=repr(name), do=do)
+    cls = import_dotted(name, where)
+    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+        raise SolverError(where, "is not a torch.optim.Optimizer", got=repr(name), do="name an optimiser class")
+    return cls
+
+
+def _hints(init: Callable[..., None]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(init)
+    except (NameError, TypeError):  # annotations that are only there for a type checker
+        return {}
+
+
+def _checked(name: str, value: Any, hints: Mapping[str, Any], where: str) -> Any:
+    if name in hints:
+        value = conform(value, hints[name], where)
+    if name in ("lr", "weight_decay"):
+        value = conform(value, float, where)
+        if value < 0:
+            raise SolverError(where, "must not be negative", got=repr(value), do="give a value >= 0")
+    return value

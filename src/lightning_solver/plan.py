@@ -1,0 +1,371 @@
+"""What will happen: a spec, a model and the length of the run, worked out before the first step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lightning_solver.durations import RunLength
+from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.optimizers import Recipe, resolve_optimizer
+from lightning_solver.rules.cascade import Cascade, Settings, Source, select
+from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
+from lightning_solver.schedules.base import Curve, Fixed, Floats, run_window
+from lightning_solver.schedules.compose import lay
+from lightning_solver.spec import Rule, SolverSpec, whole_steps
+
+if TYPE_CHECKING:
+    from lightning_solver.scheduler import PlanScheduler
+
+DEFAULT_RULE = Rule(kind=("norm", "bias"), weight_decay=0.0, name="no_decay")
+"""No weight decay on biases and normalisation layers, as in He et al. (2019), "Bag of Tricks", and everywhere since."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share every setting.
+
+    Args:
+        name: Readable, unique, of characters that every logger takes.
+        options: Option -> base value, before any schedule.
+        names: Qualified names of its parameters.
+        tensors: The parameters, in the order of ``names``.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    names: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def numel(self) -> int:
+        """How many numbers its parameters hold."""
+        return sum(tensor.numel() for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a scheduled option is kept in a parameter group: its key, and its place if the value is a tuple."""
+
+    key: str
+    index: int | None = None
+
+    def read(self, options: Mapping[str, Any]) -> float:
+        """The option's value in a group."""
+        value = options[self.key]
+        return float(value if self.index is None else value[self.index])
+
+    def write(self, group: dict[str, Any], value: float) -> None:
+        """Set the option in a group of an optimiser."""
+        held = group[self.key]
+        if self.index is not None:
+            group[self.key] = (*held[: self.index], value, *held[self.index + 1 :])
+        elif isinstance(held, Tensor):
+            held.fill_(value)  # a tensor that a captured graph or a compiled step reads
+        else:
+            group[self.key] = value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen when a module is trained by a spec. Made by :meth:`SolverSpec.plan`.
+
+    Args:
+        spec: The spec.
+        run: The length of the run.
+        recipe: The optimiser's class and arguments.
+        groups: The parameter groups, in the order in which the optimiser gets them.
+        parameters: Qualified name -> mapping of ``group``, ``lr``, ``weight_decay`` and every other option to its base
+            value, before any schedule and with every scale included; in the order of ``module.named_parameters()``.
+        reasons: Qualified name -> option -> what set it.
+        left_out: Qualified name -> why the optimiser does not get it.
+        curves: Scheduled option -> its curve over all groups.
+        notes: What is odd but clear.
+    """
+
+    spec: SolverSpec
+    run: RunLength
+    recipe: Recipe
+    groups: tuple[Group, ...]
+    parameters: Mapping[str, Mapping[str, Any]]
+    reasons: Mapping[str, Mapping[str, str]]
+    left_out: Mapping[str, str]
+    curves: Mapping[str, Curve]
+    notes: tuple[str, ...]
+
+    def curve(self, option: str) -> Floats:
+        """The values of an option over the whole run.
+
+        Args:
+            option: ``lr``, ``weight_decay``, ``momentum`` (which stands for ``betas[0]`` where there is no momentum),
+                ``beta2`` or any other numeric option of the optimiser.
+
+        Returns:
+            float64 array of shape (total_steps, number of groups); row ``i`` is what the optimiser holds when step
+            ``i`` (0-based) is taken.
+
+        Raises:
+            SolverError: The optimiser has no such option, or the length of the run is not known.
+        """
+        return self.curve_of(option).over(np.arange(whole_steps(self.run)))
+
+    def curve_of(self, option: str) -> Curve:
+        """The curve of an option, scheduled or not, to be asked for single steps."""
+        if option in self.curves:
+            return self.curves[option]
+        slot = find_slot(option, self.recipe, option)
+        return Fixed(tuple(slot.read(group.options) for group in self.groups))
+
+    def slot(self, option: str) -> Slot:
+        """Where the optimiser's groups keep an option."""
+        return find_slot(option, self.recipe, option)
+
+    def build(self) -> tuple[Optimizer, PlanScheduler]:
+        """The optimiser, its groups named and at their values of step 0, and the scheduler that moves them.
+
+        Both are plain torch objects for any loop: call ``scheduler.step()`` after each ``optimizer.step()``, never per
+        epoch. Optimiser state that is loaded is assigned by parameter name.
+        """
+        from lightning_solver.scheduler import PlanScheduler
+
+        defaults = self.recipe.defaults
+        groups = [
+            {"params": list(group.tensors)} | {k: v for k, v in group.options.items() if v != defaults[k]}
+            for group in self.groups
+        ]
+        optimizer = self.recipe.build(groups)
+        for made, group in zip(optimizer.param_groups, self.groups):
+            made["name"] = group.name
+            made["param_names"] = list(group.names)
+        return optimizer, PlanScheduler(optimizer, self)
+
+    def table(self, *, parameters: bool = False) -> str:
+        """The plan as text: groups, counts, options, what set them, schedules and notes.
+
+        Args:
+            parameters: Whether to list every parameter too.
+        """
+        from lightning_solver.table import render
+
+        return render(self, parameters=parameters)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def draw(self, path: str | Path) -> Path:
+        """Draw the curve of every scheduled option of every group into a picture file.
+
+        Args:
+            path: File to write; its ending says the format (``plan.png``).
+
+        Raises:
+            SolverError: matplotlib is not installed, or the length of the run is not known.
+        """
+        from lightning_solver.drawing import draw
+
+        return draw(self, Path(path))
+
+
+def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
+    """Work out the plan; see :meth:`SolverSpec.plan`."""
+    if spec.optimizer is None:
+        do = "give optimizer: {name: AdamW, args: {lr: 0.001}}"
+        raise SolverError("optimizer", "a spec without an optimiser has no plan", got="None", do=do)
+    recipe = resolve_optimizer(spec.optimizer, spec.lr)
+    inventory = take_inventory(module)
+    trainable = [parameter for parameter in inventory if parameter.tensor.requires_grad]
+    if not trainable:
+        got = f"{len(inventory)} parameters, all frozen" if inventory else "a module without parameters"
+        raise SolverError(
+            "module", "has no trainable parameters", got=got, do="unfreeze some, or pass the right module"
+        )
+    sources = _sources(spec, recipe)
+    notes: list[str] = []
+    _refuse_flattened(module, trainable, sources)
+    matched = select(sources, inventory, notes)
+    cascade = Cascade(sources, recipe.defaults, _base_reasons(spec, recipe), recipe.check_option)
+    settings = {
+        id(parameter.tensor): cascade.settings(parameter, names)
+        for parameter, names in zip(inventory, matched)
+        if parameter.tensor.requires_grad
+    }
+    groups = _grouped(trainable, settings, recipe)
+    _note_idle(sources, inventory, matched, settings, notes)
+    curves = {option: _curve(spec, recipe, run, option, groups, notes) for option in spec.schedules}
+    _note_still(curves, groups, notes)
+    member = {name: group.name for group in groups for name in group.names}
+    return Plan(
+        spec=spec,
+        run=run,
+        recipe=recipe,
+        groups=groups,
+        parameters=MappingProxyType(
+            {p.name: MappingProxyType({"group": member[p.name], **settings[id(p.tensor)].values}) for p in trainable}
+        ),
+        reasons=MappingProxyType({p.name: settings[id(p.tensor)].reasons for p in trainable}),
+        left_out=MappingProxyType(_left_out(inventory)),
+        curves=MappingProxyType(curves),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def find_slot(option: str, recipe: Recipe, where: str) -> Slot:
+    """Where an optimiser keeps a numeric option.
+
+    Raises:
+        SolverError: It has no such option, or the option is not a number.
+    """
+    defaults = recipe.defaults
+    if option in ("momentum", "beta2") and option not in defaults and _is_pair(defaults.get("betas")):
+        return Slot("betas", 0 if option == "momentum" else 1)
+    numeric = [name for name, value in defaults.items() if _is_number(value)]
+    if _is_pair(defaults.get("betas")):
+        numeric += ["beta2"] if "momentum" in defaults else ["momentum", "beta2"]
+    if option in defaults and option in numeric:
+        return Slot(option)
+    name = recipe.cls.__name__
+    if option in defaults:
+        do = "schedule momentum (betas[0]) or beta2 (betas[1])" if option == "betas" else suggestion(option, numeric)
+        raise SolverError(where, f"{option} of {name} is not a number", got=repr(defaults[option]), do=do)
+    do = f"{suggestion(option, numeric, 'options')}"
+    raise SolverError(where, f"{name} has no option {option}", got=repr(option), do=do)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) >= 2 and all(map(_is_number, value))
+
+
+def _sources(spec: SolverSpec, recipe: Recipe) -> list[Source]:
+    sources = [Source(rule, f"rules[{i}]") for i, rule in enumerate(spec.rules)]
+    if spec.default_rules and recipe.defaults.get("weight_decay"):
+        sources.insert(0, Source(DEFAULT_RULE, "default_rules"))
+    return sources
+
+
+def _base_reasons(spec: SolverSpec, recipe: Recipe) -> dict[str, str]:
+    reasons = dict.fromkeys(recipe.defaults, f"default of {recipe.cls.__name__}")
+    reasons.update({option: "optimizer.args" for option in recipe.args if option in reasons})
+    if spec.lr is not None:
+        reasons["lr"] = "solver lr"
+        if spec.optimizer is not None and "lr" in spec.optimizer.args:
+            reasons["lr"] = f"solver lr, in place of optimizer.args.lr {spec.optimizer.args['lr']:g}"
+    return reasons
+
+
+def _refuse_flattened(module: nn.Module, trainable: Sequence[Parameter], sources: Sequence[Source]) -> None:
+    flat = flat_parameters(list(trainable))
+    if flat and sources:
+        do = "use FSDPStrategy(use_orig_params=True) or FSDP2, or set default_rules: false and drop the rules"
+        what = "FSDP1 has merged the parameters into flat ones, so that rules cannot tell them apart"
+        raise SolverError(sources[0].where, what, got=flat[0], do=do)
+    if not is_flattened(module):
+        return
+    for source in sources:
+        if "ndim" in source.rule.selectors():
+            do = "select by name, kind or class, or use FSDP2 (ModelParallelStrategy)"
+            what = "FSDP1 has flattened the parameters, so that their dimensions are lost"
+            raise SolverError(f"{source.where}.ndim", what, do=do)
+
+
+def _left_out(inventory: Sequence[Parameter]) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for parameter in inventory:
+        if not parameter.tensor.requires_grad:
+            reasons[parameter.name] = "frozen"
+        for place in parameter.places[1:]:
+            reasons[place.name] = f"same tensor as {parameter.name}"
+    return reasons
+
+
+def _grouped(trainable: Sequence[Parameter], settings: Mapping[int, Settings], recipe: Recipe) -> tuple[Group, ...]:
+    members: dict[Mapping[str, Any], list[Parameter]] = {}
+    for parameter in trainable:
+        members.setdefault(settings[id(parameter.tensor)].values, []).append(parameter)
+    taken: set[str] = set()
+    groups = []
+    for options, parameters in members.items():
+        name = _unique(_group_name(options, settings[id(parameters[0].tensor)], recipe), taken)
+        names = tuple(parameter.name for parameter in parameters)
+        groups.append(Group(name, options, names, tuple(parameter.tensor for parameter in parameters)))
+    return tuple(groups)
+
+
+def _group_name(options: Mapping[str, Any], settings: Settings, recipe: Recipe) -> str:
+    """What sets a group apart from the optimiser's own values: names of rules, else the values themselves."""
+    words: dict[str, None] = {}
+    for option, value in options.items():
+        base = recipe.defaults[option]
+        if value == base:
+            continue
+        names = [name for source in settings.sources[option] if (name := source.rule.short_name())]
+        if option == "weight_decay" and value == 0:
+            names = ["no_decay"]
+        elif not names and option == "lr" and base:
+            names = [f"lr_x{value / base:.3g}"]
+        for name in names or [f"{option}_{value}"]:
+            words[re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")] = None
+    return ".".join(words) or "default"
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate
+
+
+def _curve(
+    spec: SolverSpec, recipe: Recipe, run: RunLength, option: str, groups: Sequence[Group], notes: list[str]
+) -> Curve:
+    where = f"schedules.{option}"
+    slot = find_slot(option, recipe, where)
+    bases = [slot.read(group.options) for group in groups]
+    window = run_window(bases, run, where, own=slot.read(recipe.defaults), beyond=spec.beyond_run)
+    curve = lay(spec.schedules[option], window)
+    notes.extend(window.notes)
+    return curve
+
+
+def _note_idle(
+    sources: Sequence[Source],
+    inventory: Sequence[Parameter],
+    matched: Sequence[Sequence[tuple[int, ...]]],
+    settings: Mapping[int, Settings],
+    notes: list[str],
+) -> None:
+    """Rules that had no effect: they select only frozen parameters, or others override all that they say."""
+    reached: set[int] = set()
+    trained: set[int] = set()
+    for parameter, names in zip(inventory, matched):
+        found = {index for indices in names for index in indices}
+        reached |= found
+        if parameter.tensor.requires_grad:
+            trained |= found
+    acting = {id(s) for known in settings.values() for chain in known.sources.values() for s in chain}
+    for index in sorted(reached):
+        source = sources[index]
+        if index not in trained:
+            notes.append(f"{source.label}: selects only frozen parameters")
+        elif id(source) not in acting and source.where != "default_rules":
+            notes.append(f"{source.label}: later rules override all that it says")
+
+
+def _note_still(curves: Mapping[str, Curve], groups: Sequence[Group], notes: list[str]) -> None:
+    if "lr" in curves and not any(curves["lr"].at(0)):
+        notes.append("schedules.lr: the learning rate of the first step is 0, so that nothing is learnt in it")
+    still = [group.name for group in groups if group.options.get("lr") == 0]
+    notes.extend(f"group {name}: its learning rate is 0, so that it is never trained" for name in still)

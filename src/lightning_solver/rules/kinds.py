@@ -1,0 +1,71 @@
+"""What a parameter is: bias, norm, embedding, position table, token or depthwise convolution."""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+
+_NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    nn.CrossMapLRN2d,
+    nn.RMSNorm,
+)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BIAS = re.compile(r"(^|_)bias($|_)")  # also in_proj_bias, bias_ih_l0, q_bias
+_POSITION = re.compile(
+    r"(^|_)(abs(olute)?_)?pos(ition(al)?|itions)?_?(emb|embed|embedding|embeddings|encoding|table)s?($|_)"
+)
+_RELATIVE = re.compile(r"relative_position|rel_pos")
+_TOKEN = re.compile(r"(^|_)(cls|class|mask|dist|distill|distillation|reg|register|storage|prompt)_tokens?($|_)")
+
+
+def kinds_of(owner: nn.Module, leaf: str, tensor: Tensor) -> frozenset[str]:
+    """The kinds of the parameter called ``leaf`` that ``owner`` holds; it may be of several, or of none."""
+    found: set[str] = set()
+    if is_norm(owner):
+        found.add("norm")
+    if _BIAS.search(leaf) and not _RELATIVE.search(leaf) and _vector_like(tensor):
+        found.add("bias")
+    position = bool(_POSITION.search(leaf) or _RELATIVE.search(leaf))
+    if position:
+        found.add("position")
+    table = isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) or (tensor.ndim == 2 and _named_embedding(owner))
+    if table and leaf == "weight":
+        found.add("embedding")
+    if _TOKEN.search(leaf):
+        found.add("token")
+    if isinstance(owner, _CONVOLUTIONS) and owner.groups > 1 and owner.groups == owner.in_channels and leaf == "weight":
+        found.add("depthwise")
+    return frozenset(found)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalisation layer: one of torch's, or a class called so that holds only vectors.
+
+    The second half finds RMSNorm-like classes of other packages, and leaves out layers such as a ``NormedLinear``,
+    whose weight is a matrix.
+    """
+    if isinstance(module, _NORMS):
+        return True
+    named = any("norm" in cls.__name__.lower() for cls in type(module).__mro__ if cls is not nn.Module)
+    own = list(module.parameters(recurse=False))
+    return named and bool(own) and all(_vector_like(tensor) for tensor in own)
+
+
+def _named_embedding(module: nn.Module) -> bool:
+    return type(module).__name__.lower().endswith(("embedding", "embeddings", "embed"))
+
+
+def _vector_like(tensor: Tensor) -> bool:
+    """At most one dimension is longer than 1, as in (C,), (C, 1, 1) or ()."""
+    return sum(size > 1 for size in tensor.shape) <= 1

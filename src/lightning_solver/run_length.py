@@ -1,0 +1,92 @@
+"""How many optimiser steps a Trainer will make, and where its epochs end.
+
+The Trainer's own ``estimated_stepping_batches`` does not account for accumulation that changes with the epoch, and
+gives -1 for a loader without a length.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from lightning_solver.durations import RunLength
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+_WAYS_OUT = "give the Trainer max_steps, or limit_train_batches as a number of batches beside max_epochs"
+
+
+def trainer_run_length(trainer: Trainer) -> RunLength:
+    """The length of the run that ``trainer.fit`` is about to make, in optimiser steps.
+
+    Called in ``configure_optimizers``, when the Trainer knows its module and data. Right under ``max_epochs``,
+    ``max_steps``, constant and epoch-wise accumulation, a short last window, limits, ``fast_dev_run`` and distributed
+    samplers. ``total_steps`` is ``None``, with the reason in ``unknown``, where nothing says when the run ends.
+    """
+    batches = _batches_per_epoch(trainer)
+    max_steps = trainer.max_steps if trainer.max_steps != -1 else None
+    max_epochs = trainer.max_epochs if trainer.max_epochs not in (-1, None) else None
+    if batches == 0:
+        return RunLength(unknown="there are no train batches: set limit_train_batches above 0")
+    if batches is None:
+        unknown = None if max_steps else f"the train loader has no length and max_steps is not set: {_WAYS_OUT}"
+        return RunLength(total_steps=max_steps, unknown=unknown, batches_per_step=_constant_accumulation(trainer))
+    ends = _epoch_ends(trainer, batches, max_epochs, max_steps)
+    limits = [limit for limit in (max_steps, None if max_epochs is None else ends[max_epochs - 1]) if limit is not None]
+    return RunLength(
+        total_steps=min(limits) if limits else None,
+        epoch_ends=ends,
+        batches_per_step=_constant_accumulation(trainer),
+        unknown=None
+        if limits
+        else f"neither max_epochs nor max_steps ends the run (max_time counts no steps): {_WAYS_OUT}",
+    )
+
+
+def _batches_per_epoch(trainer: Trainer) -> int | None:
+    """Train batches of an epoch on this device; ``None`` for a loader without a length."""
+    if trainer.limit_train_batches == 0:
+        return 0
+    early = trainer.train_dataloader is None
+    if early:
+        trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    if early and trainer.ckpt_path is not None:
+        # A stateful loader's position is restored after this, and only into a loader that is not set up yet: let the
+        # Trainer set it up anew, as its learning-rate finder does.
+        trainer.fit_loop._combined_loader = None
+    return None if batches == math.inf else int(batches)
+
+
+def _epoch_ends(trainer: Trainer, batches: int, max_epochs: int | None, max_steps: int | None) -> list[int]:
+    """Steps taken when each epoch ends, the last one in full even if max_steps cuts it short.
+
+    Without ``max_epochs``, as many epochs as ``max_steps`` takes, and as many as accumulation needs to settle.
+    """
+    ends: list[int] = []
+    settled = max(_scheduling(trainer)) + 1
+    while len(ends) < max_epochs if max_epochs is not None else len(ends) < settled or ends[-1] < (max_steps or 0):
+        # The last window of an epoch steps even if it is short, unless the strategy itself accumulates.
+        whole = batches / _accumulation(trainer, len(ends))
+        steps = math.floor(whole) if trainer.strategy.handles_gradient_accumulation else math.ceil(whole)
+        ends.append((ends[-1] if ends else 0) + max(steps, 1))
+    return ends
+
+
+def _scheduling(trainer: Trainer) -> dict[int, int]:
+    """Epoch -> number of batches that make a step from there on, where accumulation changes with the epoch."""
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+    found: list[Any] = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    return dict(found[0].scheduling) if found else {0: trainer.accumulate_grad_batches}
+
+
+def _accumulation(trainer: Trainer, epoch: int) -> int:
+    scheduling = _scheduling(trainer)
+    return scheduling[max(start for start in scheduling if start <= epoch)]
+
+
+def _constant_accumulation(trainer: Trainer) -> int | None:
+    windows = set(_scheduling(trainer).values())
+    return windows.pop() if len(windows) == 1 else None

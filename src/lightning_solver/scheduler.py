@@ -1,0 +1,118 @@
+"""The one scheduler: it writes every scheduled option of every group, once per optimiser step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_solver.errors import SolverError
+from lightning_solver.logs import report
+from lightning_solver.plan import Plan
+from lightning_solver.resume import carry_state_by_name
+from lightning_solver.spec import SolverSpec, difference
+
+
+class PlanScheduler(LRScheduler):
+    """Applies a plan to its optimiser. Made by :meth:`Plan.build`.
+
+    The values of step 0 are written when it is made; call :meth:`step` after each ``optimizer.step()``. Every value is
+    computed afresh from the number of steps, so that the state is that number and the spec.
+
+    Args:
+        optimizer: The optimiser that the plan built.
+        plan: The plan.
+
+    Attributes:
+        last_epoch: Number of steps taken, which is the 0-based number of the step that comes next. The name is torch's;
+            it never counts epochs.
+        stale: Whether the plan was changed since a step was made; what the groups hold is then written again before it.
+    """
+
+    def __init__(self, optimizer: Optimizer, plan: Plan) -> None:
+        # The base class is not initialised: it would replace optimizer.step to be able to warn about the order of
+        # calls, and write learning rates by a recurrence.
+        self.optimizer = optimizer
+        self.plan = plan
+        self.last_epoch = 0
+        self.stale = False
+        self.base_lrs = [float(group.options["lr"]) if "lr" in group.options else 0.0 for group in plan.groups]
+        self._moves = [(plan.slot(option), curve) for option, curve in plan.curves.items()]
+        for group, lr in zip(optimizer.param_groups, self.base_lrs):
+            group["initial_lr"] = lr
+        carry_state_by_name(optimizer)
+        self.apply()
+
+    def step(self, epoch: int | None = None) -> None:
+        """Move on to the next step.
+
+        Args:
+            epoch: Not supported: the plan knows where epochs end.
+
+        Raises:
+            SolverError: ``epoch`` was given.
+        """
+        if epoch is not None:
+            do = "call step() after each optimizer.step()"
+            raise SolverError("scheduler.step", "counts optimiser steps, not epochs", got=repr(epoch), do=do)
+        self.last_epoch += 1
+        self.apply()
+
+    def apply(self) -> None:
+        """Write the values of the step that comes next into the optimiser's groups."""
+        self.stale = False
+        groups = self.optimizer.param_groups
+        for slot, curve in self._moves:
+            for group, value in zip(groups, curve.at(self.last_epoch)):
+                slot.write(group, value)
+
+    def follow(self, plan: Plan) -> None:
+        """Go on from the present step by another plan for the same groups.
+
+        Raises:
+            SolverError: The plan groups the parameters in another way.
+        """
+        if [group.names for group in plan.groups] != [group.names for group in self.plan.groups]:
+            raise SolverError("plan", "groups the parameters in another way", do="build a new optimiser from it")
+        self.plan = plan
+        self.base_lrs = [float(group.options.get("lr", 0.0)) for group in plan.groups]
+        self._moves = [(plan.slot(option), curve) for option, curve in plan.curves.items()]
+        for made, group, lr in zip(self.optimizer.param_groups, plan.groups, self.base_lrs):
+            for option, value in group.options.items():
+                if isinstance(made[option], Tensor):
+                    made[option].fill_(value)
+                else:
+                    made[option] = value
+            made["initial_lr"] = lr
+        self.apply()
+        self.stale = True
+
+    def get_last_lr(self) -> list[float | Tensor]:
+        """The learning rate that each group holds."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def get_lr(self) -> list[float | Tensor]:
+        """The learning rate that each group holds."""
+        return self.get_last_lr()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What cannot be recomputed: the number of steps; and the spec as plain data, to say what changed."""
+        return {"step": self.last_epoch, "spec": self.plan.spec.to_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved step by the present plan; what differs from the saved spec is reported.
+
+        Raises:
+            SolverError: The state is that of another kind of scheduler.
+        """
+        if state_dict.keys() != {"step", "spec"}:
+            do = "resume by the scheduler that wrote it, or load the weights alone"
+            got = f"keys {', '.join(map(repr, state_dict))}"
+            raise SolverError("scheduler", "the saved state is not one of lightning_solver", got=got, do=do)
+        self.last_epoch = int(state_dict["step"])
+        changes = difference(SolverSpec.from_dict(state_dict["spec"], "saved spec"), self.plan.spec)
+        if changes:
+            report("resumed by a changed spec, which is followed from here on:", changes)
+        self.apply()
