@@ -54,7 +54,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> list[str]:
 
     Example:
         >>> nearest("adamv", ["SGD", "AdamW", "Adam"])
-        ['AdamW', 'Adam']
+        ['Adam', 'AdamW']
     """
     by_folded: dict[str, str] = {}
     for candidate in known:

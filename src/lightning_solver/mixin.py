@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, MutableMapping
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -99,7 +97,6 @@ class SolverMixin(_Base):
         """
         spec = self._solver_spec_for_run()
         plan = spec.plan(self, run=trainer_run_length(self.trainer))
-        self._refuse_other_groups(plan)
         optimizer, scheduler = plan.build()
         self._solver_plan, self._solver_scheduler = plan, scheduler
         self._real_steps = RealSteps(optimizer)
@@ -169,22 +166,6 @@ class SolverMixin(_Base):
             (tried, *_) = active.get_last_lr()
             for group, base in zip(optimizer.param_groups, scheduler.base_lrs):
                 group["lr"] = float(tried) * base / main
-
-    def _refuse_other_groups(self, plan: Plan) -> None:
-        """A sharded checkpoint is loaded group by group: it cannot be carried over to other groups."""
-        meta = Path(self.trainer.ckpt_path or "") / "meta.pt"
-        if not (self.trainer.ckpt_path and meta.is_file()):
-            return
-        schedulers = torch.load(meta, weights_only=True, map_location="cpu").get("lr_schedulers", [])
-        saved = schedulers[0].get("spec") if schedulers else None
-        if saved is None:
-            return
-        old = SolverSpec.from_dict(saved, "saved spec").replace(beyond_run="allow").plan(self, run=plan.run)
-        if old.recipe.cls is not plan.recipe.cls or [g.names for g in old.groups] != [g.names for g in plan.groups]:
-            what = "the parameters are grouped in another way than in the sharded checkpoint, which cannot be regrouped"
-            got = f"groups {[g.name for g in old.groups]} then, {[g.name for g in plan.groups]} now"
-            do = "resume by the same rules, or from a full checkpoint (save_distributed_checkpoint=False)"
-            raise SolverError("ckpt_path", what, got=got, do=do)
 
 
 def _plain(value: Any) -> Any:

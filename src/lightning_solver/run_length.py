@@ -53,10 +53,17 @@ def _batches_per_epoch(trainer: Trainer) -> int | None:
         trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     if early and trainer.ckpt_path is not None:
-        # A stateful loader's position is restored after this, and only into a loader that is not set up yet: let the
-        # Trainer set it up anew, as its learning-rate finder does.
-        trainer.fit_loop._combined_loader = None
+        forget_loader(trainer)
     return None if batches == math.inf else int(batches)
+
+
+def forget_loader(trainer: Trainer) -> None:
+    """Let the Trainer set up its train loader anew, as its learning-rate finder does.
+
+    To count batches, a loader has to be set up before a checkpoint is restored; but the position of a stateful loader
+    is restored only into one that is not set up yet.
+    """
+    trainer.fit_loop._combined_loader = None
 
 
 def _epoch_ends(trainer: Trainer, batches: int, max_epochs: int | None, max_steps: int | None) -> list[int]:

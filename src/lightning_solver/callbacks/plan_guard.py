@@ -1,14 +1,22 @@
-"""Holds a run against its plan: every trainable parameter is in the optimiser, and the run was as long as planned."""
+"""Holds a run against its plan.
+
+Every trainable parameter is in the optimiser, a sharded checkpoint fits the groups, the run is as long as planned.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
+from lightning_solver.plan import Plan
+from lightning_solver.run_length import forget_loader
+from lightning_solver.spec import SolverSpec
 
 
 class PlanGuard(Callback):
@@ -39,11 +47,45 @@ class PlanGuard(Callback):
             do = "make it in __init__ or configure_model, and let it require its gradient from the start"
             raise SolverError(lost[0], what, got=got, do=do)
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Sharded strategies restore when the optimiser is there already."""
+        if trainer.state.fn == "fit" and trainer.strategy.restore_checkpoint_after_setup:
+            forget_loader(trainer)
+            refuse_regrouped_shards(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Loading a sharded checkpoint into other groups may fail deep in torch: say what the matter is."""
+        if trainer.global_step == 0 and not isinstance(exception, SolverError):
+            refuse_regrouped_shards(trainer, pl_module)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the run was not as long as planned, but for one that was stopped on purpose."""
-        plan: Any = getattr(pl_module, "solver_plan", None)
+        plan: Plan | None = getattr(pl_module, "solver_plan", None)
         planned = None if plan is None else plan.run.total_steps
         if planned is None or trainer.should_stop or not pl_module.automatic_optimization:
             return
         if trainer.global_step != planned:
             report(f"the plan was made for {planned} optimiser steps, but the run made {trainer.global_step}")
+
+
+def refuse_regrouped_shards(trainer: Trainer, module: LightningModule) -> None:
+    """A sharded checkpoint is loaded group by group: it cannot be carried over to other groups.
+
+    Raises:
+        SolverError: The parameters were grouped in another way when the checkpoint was written.
+    """
+    plan: Plan | None = getattr(module, "solver_plan", None)
+    meta = Path(trainer.ckpt_path or "") / "meta.pt"
+    if plan is None or not trainer.ckpt_path or not meta.is_file():
+        return
+    schedulers = torch.load(meta, weights_only=True, map_location="cpu").get("lr_schedulers", [])
+    if not schedulers or "spec" not in schedulers[0]:
+        return
+    saved = SolverSpec.from_dict(schedulers[0]["spec"], "saved spec").replace(beyond_run="allow")
+    old = saved.plan(module, run=plan.run)
+    if old.recipe.cls is plan.recipe.cls and [g.names for g in old.groups] == [g.names for g in plan.groups]:
+        return
+    what = "the parameters are grouped in another way than in the sharded checkpoint, which cannot be regrouped"
+    got = f"groups {[g.name for g in old.groups]} then, {[g.name for g in plan.groups]} now"
+    do = "resume by the same rules, or from a full checkpoint (save_distributed_checkpoint=False)"
+    raise SolverError("ckpt_path", what, got=got, do=do)

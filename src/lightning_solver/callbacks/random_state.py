@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import CombinedLoader
 
 from lightning_solver.errors import SolverError
 
@@ -18,9 +19,10 @@ class RandomState(Callback):
     """Saves the state of every random-number generator, of every process, and restores it on resume.
 
     With it a run that was stopped and resumed draws the numbers that the straight run would have drawn: shuffling,
-    augmentation and dropout go on as if nothing had happened. Between epochs that holds for any loader without workers
-    of its own. In mid-epoch the loader must be stateful (``state_dict`` and ``load_state_dict``), as torchdata's
-    ``StatefulDataLoader`` is: a plain one starts the epoch anew, and Lightning says so.
+    augmentation and dropout go on as if nothing had happened. Between epochs that holds for any loader. In mid-epoch the
+    loader must be stateful (``state_dict`` and ``load_state_dict``), as torchdata's ``StatefulDataLoader`` is: a plain
+    one starts the epoch anew, and Lightning says so. With several processes give a stateful loader its
+    ``DistributedSampler`` yourself; its order comes from its own seed, which must not change.
 
     Covers Python's ``random``, numpy's legacy generator, torch on the CPU and on every CUDA device of the process. What
     it saves loads with ``weights_only=True``.
@@ -32,6 +34,7 @@ class RandomState(Callback):
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
+        self._loader_states: list[dict[str, Any]] = []
         self._in_epoch = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,29 +57,48 @@ class RandomState(Callback):
         checkpoint[_KEY] = {"states": states, "in_epoch": self._in_epoch}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the state until the loader is about to be iterated."""
+        """Keep the state until training starts."""
         self._restored = checkpoint.get(_KEY)
-        if self._restored is not None and len(self._restored["states"]) != trainer.world_size:
+        if self._restored is None:
+            return
+        if len(self._restored["states"]) != trainer.world_size:
             got = f"states of {len(self._restored['states'])} processes, {trainer.world_size} now"
             do = "resume with as many processes, or without the RandomState callback"
-            raise SolverError(
-                "RandomState", "the checkpoint was written by another number of processes", got=got, do=do
-            )
-        self._apply(trainer)  # strategies that restore late do so after on_fit_start
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The iterator of the first epoch is made next: between epochs it must find the saved state."""
-        self._apply(trainer)
+            what = "the checkpoint was written by another number of processes"
+            raise SolverError("RandomState", what, got=got, do=do)
+        loop = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {})
+        self._loader_states = loop.get("combined_loader", [])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The iterator has been made, and may have drawn: in mid-epoch the saved state is that of the next batch."""
-        if self._restored is not None and self._restored["in_epoch"]:
-            self._apply(trainer)
-        self._restored = None
+        """Restore the state now that the loader's iterator has been made, for making one may draw random numbers."""
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return
+        # Lightning restores a stateful loader before it tells the sampler the epoch, and only in mid-epoch, though the
+        # sampler may have a generator of its own. It has no public way to ask for an iterator.
+        loaders = CombinedLoader(trainer.train_dataloader).flattened
+        for loader in loaders:
+            _set_epoch(loader, trainer.current_epoch)
+        stateful = [loader for loader in loaders if _is_stateful(loader)]
+        for loader, state in zip(stateful, self._loader_states):
+            loader.load_state_dict(state)
+        if stateful:
+            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+        set_random_state(restored["states"][trainer.global_rank])
+        if not restored["in_epoch"]:
+            # the straight run made the iterator of its next epoch with the saved state
+            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
 
-    def _apply(self, trainer: Trainer) -> None:
-        if self._restored is not None:
-            set_random_state(self._restored["states"][trainer.global_rank])
+
+def _is_stateful(loader: Any) -> bool:
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
+
+
+def _set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the samplers of a loader which epoch it is; distributed ones shuffle by it."""
+    for sampler in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
 
 
 def random_state() -> dict[str, Any]:
