@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test lint check-all clean
+.PHONY: train test lint wheel-check check-all clean
 
 $(STAMP): pyproject.toml constraints.txt requirements-dev.txt examples/digits/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,8 +24,17 @@ lint: $(STAMP)  ## linter, formatter, strict type checker
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-check-all: test lint  ## and what takes long: five seeds of the example
+wheel-check: $(STAMP)  ## the built wheel installs into an empty environment, imports quickly and does nothing else
+	rm -rf dist .venv-wheel
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
+	cd .venv-wheel && bin/python ../.ci/check_installed.py
+	du -sh .venv-wheel/lib/python3*/site-packages/lightning_solver
+	rm -rf .venv-wheel dist
+
+check-all: test lint wheel-check  ## and what takes long: five seeds of the example
 	cd examples/digits && ../../$(BIN)/python five_seeds.py
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-wheel dist build .pytest_cache .mypy_cache .ruff_cache

@@ -190,7 +190,7 @@ def test_percent_needs_the_length_of_the_run():
 
 
 def test_why_the_length_is_not_known_is_said():
-    with pytest.raises(SolverError, match="x.until: needs the length of the run; got the loader has no length"):
+    with pytest.raises(SolverError, match=r"x\.until: needs the length of the run; got the loader has no length"):
         Duration.parse("10%").resolve(RunLength(unknown="the loader has no length"), "x.until")
 
 

@@ -260,7 +260,7 @@ def test_read_names_every_key_where_none_is_near():
 
 
 def test_read_refuses_a_key_that_is_no_text():
-    with pytest.raises(SolverError, match="box.7: unknown key; got 7"):
+    with pytest.raises(SolverError, match=r"box\.7: unknown key; got 7"):
         read(Toolbox, {7: 1.0}, "box")
 
 

@@ -40,13 +40,13 @@ class DigitsData(LightningDataModule):
         self.train_set, self.val_set, self.test_set = (TensorDataset(images[i], digits[i]) for i in (train, val, test))
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(self.train_set, self.batch_size, shuffle=True)
+        return DataLoader(self.train_set, batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(self.val_set, len(self.val_set))
+        return DataLoader(self.val_set, batch_size=len(self.val_set))
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(self.test_set, len(self.test_set))
+        return DataLoader(self.test_set, batch_size=len(self.test_set))
 
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return self.test_dataloader()

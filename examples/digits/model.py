@@ -18,10 +18,9 @@ class DigitClassifier(SolverMixin, LightningModule):
     Args:
         solver: How the model is trained.
         width: Channels of the first two convolutions; the other two have twice as many.
-        dropout: Part of the features that the head does without in training.
     """
 
-    def __init__(self, solver: SolverSpec | None = None, width: int = 32, dropout: float = 0.2) -> None:
+    def __init__(self, solver: SolverSpec | None = None, width: int = 32) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.solver = solver
@@ -34,7 +33,7 @@ class DigitClassifier(SolverMixin, LightningModule):
             nn.MaxPool2d(2),
             nn.Flatten(),
         )
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width * 2 * 2, DIGITS))
+        self.head = nn.Linear(2 * width * 2 * 2, DIGITS)
         # micro: the part of all images that is right, not the mean over digits
         self.train_accuracy = MulticlassAccuracy(DIGITS, average="micro")
         self.val_accuracy = MulticlassAccuracy(DIGITS, average="micro")

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Optional
 
 from jsonargparse import Namespace, class_from_function, get_loader  # type: ignore[attr-defined]
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from lightning_solver.errors import SolverError, suggestion
@@ -95,7 +96,7 @@ class SolverCLI(LightningCLI):
         for key, block in self._solvers.items():
             if not isinstance(block, SolverSpec):
                 try:
-                    SolverSpec.from_dict(_as_dict(block), key)
+                    SolverSpec.from_dict(_as_plain(block), key)
                 except SolverError as error:
                     parser.error(str(error))
 
@@ -119,20 +120,23 @@ class SolverCLI(LightningCLI):
             self.trainer.plan = MethodType(plan, self.trainer)  # type: ignore[attr-defined]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer; one that only plans keeps no logs."""
+        """The Trainer; one that only plans keeps no logs and prints nothing but the plan."""
         if self.subcommand == "plan":
             kwargs["logger"] = False
             self.save_config_callback = None
+            callbacks = self._get(self.config_init, "trainer").get("callbacks") or []
+            if not any(isinstance(c, ModelSummary) for c in (callbacks if isinstance(callbacks, list) else [callbacks])):
+                kwargs["enable_model_summary"] = False
         return super().instantiate_trainer(**kwargs)
 
     def explain(self, message: str) -> str:
         """A parser's message as that of a :class:`SolverError`, where it is about something that can be looked up."""
-        for key, block in self._blocks_in_files():
+        for key, block in (*_override_in(message), *self._blocks_in_files()):
             try:
                 SolverSpec.from_dict(block, key)
             except SolverError as error:
                 return str(error)
-        found = re.search(r"[Oo]ption '([\w.]+)' is not accepted|does not accept option '([\w.]+)'", message)
+        found = re.search(r"[Oo]ption '([\w.]+)' is not accepted|does not accept (?:option|nested key) '([\w.]+)'", message)
         if found is None:
             return message
         name = found[1] or found[2]
@@ -220,9 +224,23 @@ def _solver_blocks(section: Any) -> Iterator[tuple[str, Any]]:
             yield key, block
 
 
+def _override_in(message: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The part of a solver block that an argument such as ``--solver.lr=fast`` gave, where a message is about one."""
+    found = re.search(r"Parser key \"([\w.]+)\".*NestedArg\(key='([\w.]+)', val=(?:'(.*)'|\"(.*)\")\)", message, re.DOTALL)
+    if found is None or not found[1].endswith("solver"):
+        return
+    block: Any = get_loader("yaml")(found[3] or found[4] or "")
+    for name in reversed(found[2].split(".")):
+        block = {name: block}
+    yield found[1], block
+
+
 def _is_mapping(value: Any) -> bool:
     return isinstance(value, (Mapping, Namespace))
 
 
-def _as_dict(block: Any) -> dict[str, Any]:
-    return block.as_dict() if isinstance(block, Namespace) else dict(block)
+def _as_plain(value: Any) -> Any:
+    """What a parser holds, with namespaces as dicts."""
+    if isinstance(value, (Namespace, Mapping)):
+        return {str(key): _as_plain(inner) for key, inner in (vars(value) if isinstance(value, Namespace) else value).items()}
+    return [_as_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -74,8 +74,12 @@ def thaw(value: Any) -> Any:
     return value
 
 
+@dataclasses.dataclass(frozen=True)
 class Plain:
-    """Base of every class of settings: a frozen dataclass whose fields are checked against their annotations."""
+    """Base of every class of settings: a frozen dataclass whose fields are checked against their annotations.
+
+    It is a dataclass itself because jsonargparse takes only such classes, whose bases all are, as one block of settings.
+    """
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -141,7 +145,7 @@ def _written(value: Plain) -> dict[str, Any]:
         inner = getattr(value, field.name)
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
+            default = freeze(field.default_factory())
         if inner != default or type(inner) is not type(default):
             data[field.name] = thaw(inner)
     base = _abstract_base(type(value))

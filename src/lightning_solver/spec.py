@@ -13,7 +13,7 @@ import numpy as np
 
 from lightning_solver.durations import Rational, RunLength
 from lightning_solver.errors import SolverError, suggestion
-from lightning_solver.plain import FrozenDict, Plain, read, thaw
+from lightning_solver.plain import Plain, read, thaw
 from lightning_solver.schedules.base import Floats, Schedule, run_window
 from lightning_solver.schedules.compose import lay
 
@@ -37,7 +37,7 @@ class OptimizerSpec(Plain):
     """
 
     name: str
-    args: dict[str, Any] = field(default_factory=FrozenDict)
+    args: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Rule(Plain):
     lr_scale: float | None = None
     weight_decay: float | None = None
     weight_decay_scale: float | None = None
-    set: dict[str, Any] = field(default_factory=FrozenDict)
-    scale: dict[str, float] = field(default_factory=FrozenDict)
+    set: dict[str, Any] = field(default_factory=dict)
+    scale: dict[str, float] = field(default_factory=dict)
     unmatched: Literal["error", "allow"] = "error"
 
     def check(self) -> None:
@@ -181,7 +181,7 @@ class SolverSpec(Plain):
     lr: float | None = None
     rules: Sequence[Rule] = ()
     default_rules: bool = True
-    schedules: dict[str, Schedule | Sequence[Schedule]] = field(default_factory=FrozenDict)
+    schedules: dict[str, Schedule | Sequence[Schedule]] = field(default_factory=dict)
     beyond_run: Literal["error", "allow"] = "error"
     version: int = VERSION
 

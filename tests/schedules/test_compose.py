@@ -144,7 +144,9 @@ def test_a_single_schedule_must_not_leave_the_run_undefined():
 
 def test_an_endless_run_must_not_be_left_undefined():
     window = run_window([1.0], RunLength(), "schedules.lr")
-    with pytest.raises(SolverError, match=re.escape("until: leaves the run undefined from there to the end of the run")):
+    with pytest.raises(
+        SolverError, match=re.escape("until: leaves the run undefined from there to the end of the run")
+    ):
         lay((Linear(start=0.0, until=5), Constant(until=8)), window)
 
 

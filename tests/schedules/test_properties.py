@@ -198,8 +198,8 @@ def bounds(schedule, base, before=(0.0, 0.0)):
     if isinstance(schedule, Product):
         low, high = bounds(schedule.factors[0], base, before)
         for factor in schedule.factors[1:]:
-            l, h = bounds(factor, 1.0)
-            low, high = low * l, high * h
+            least, most = bounds(factor, 1.0)
+            low, high = low * least, high * most
         return low, high
     if isinstance(schedule, (Staircase, Shift, Scale)):
         return bounds(schedule.of, base, before)

@@ -61,10 +61,8 @@ def test_formula(schedule, values):
 
 @pytest.mark.parametrize(("schedule", "values"), EXPECTED, ids=lambda x: repr(x) if not isinstance(x, list) else "")
 def test_factors_go_with_each_group_s_own_base(schedule, values):
-    if schedule == Constant({"absolute": 0.7}):
-        expected = np.full((10, 3), 0.7)
-    else:
-        expected = np.outer(values, [0.1, 0.0, 3.0])
+    absolute = schedule == Constant({"absolute": 0.7})
+    expected = np.full((10, 3), 0.7) if absolute else np.outer(values, [0.1, 0.0, 3.0])
     table = SolverSpec(schedules={"lr": schedule}).curve("lr", [0.1, 0.0, 3.0], total_steps=10)
     np.testing.assert_allclose(table, expected, rtol=2e-15, atol=1e-16)
 
@@ -138,9 +136,7 @@ def test_absolute_end_below_a_scaled_base():
 
 
 def test_optimizer_levels_are_factors_of_the_optimiser_s_own_value():
-    spec = SolverSpec(
-        optimizer={"name": "SGD", "args": {"lr": 0.4}}, schedules={"lr": Linear(end={"optimizer": 0.25})}
-    )
+    spec = SolverSpec(optimizer={"name": "SGD", "args": {"lr": 0.4}}, schedules={"lr": Linear(end={"optimizer": 0.25})})
     table = spec.curve("lr", [0.4, 0.1], total_steps=2)
     assert table == close(np.array([[0.4, 0.1], [0.25, 0.1]]))
 
@@ -155,7 +151,9 @@ def test_optimizer_level_follows_the_lr_of_the_spec():
 def test_optimizer_level_without_an_optimiser():
     with pytest.raises(
         SolverError,
-        match=re.escape("schedules.lr.end: needs the optimiser's own value, which is not known; got {'optimizer': 0.5}"),
+        match=re.escape(
+            "schedules.lr.end: needs the optimiser's own value, which is not known; got {'optimizer': 0.5}"
+        ),
     ):
         over(Linear(end={"optimizer": 0.5}))
 
@@ -248,7 +246,7 @@ def test_an_epoch_of_unknown_length_is_an_error_only_where_it_is_needed():
 @pytest.mark.parametrize("shape", [Linear(), Cosine(), Polynomial(), Exponential(0.1)], ids=repr)
 def test_a_shape_that_ends_with_the_run_needs_its_length(shape):
     window = run_window([1.0], RunLength(unknown="the loader has no length"), "schedules.lr")
-    with pytest.raises(SolverError, match="schedules.lr: needs the length of the run; got the loader has no length"):
+    with pytest.raises(SolverError, match=r"schedules\.lr: needs the length of the run; got the loader has no length"):
         lay(shape, window)
 
 

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningCLI
+
+from cli_module import Plain, WithArgument, WithoutArgument
+from lightning_solver import SolverCLI, SolverError
+from lightning_solver.schedules import Constant, Linear
+from small import spec
+
+pytestmark = [
+    # Lightning's own use of jsonargparse, and its advice
+    pytest.mark.filterwarnings("ignore:[\\s\\S]*:DeprecationWarning:lightning.pytorch.cli"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+
+BLOCK = """
+optimizer: {name: AdamW, args: {lr: 1.0e-2, weight_decay: 0.05, betas: [0.9, 0.95]}}
+rules:
+  - {kind: [norm, bias], weight_decay: 0.0}
+  - {match: "backbone.*", lr_scale: 0.1}
+schedules:
+  lr:
+    - {class_path: Linear, init_args: {start: 0.1, until: 1ep}}
+    - {class_path: Cosine, init_args: {end: 0.01}}
+"""
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "max_epochs": 2,
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    """Write a configuration with the block somewhere in it; return its path."""
+
+    def write(where: str = "model.solver", block: Any = None, name: str = "config.yaml", **more: Any) -> str:
+        config: dict[str, Any] = {"trainer": {**QUIET, "default_root_dir": str(tmp_path)}, **more}
+        section = config
+        *path, last = where.split(".")
+        for key in path:
+            section = section.setdefault(key, {})
+        section[last] = yaml.safe_load(BLOCK) if block is None else block
+        (tmp_path / name).write_text(yaml.safe_dump(config))
+        return str(tmp_path / name)
+
+    return write
+
+
+def cli(*args: str, module: Any = WithArgument, cls: Any = SolverCLI, **kwargs: Any) -> Any:
+    return cls(module, seed_everything_default=1, save_config_callback=None, args=list(args), **kwargs)
+
+
+def planned(run: Any) -> list[list[float]]:
+    curve: list[list[float]] = run.model.solver_plan.curve("lr").tolist()
+    return curve
+
+
+# ------------------------------------------------------------------ the ways of giving the block
+
+
+@pytest.mark.parametrize("cls", [SolverCLI, LightningCLI])
+def test_the_block_as_the_modules_argument(write: Any, cls: Any) -> None:
+    run = cli("fit", "--config", write(), cls=cls)
+    assert run.model.used == planned(run)
+    assert run.model.solver_plan.parameters["backbone.0.weight"]["lr"] == pytest.approx(0.001)
+
+
+def test_the_block_as_a_top_level_key(write: Any) -> None:
+    block = {**yaml.safe_load(BLOCK), "rules": []}
+    run = cli("fit", "--config", write("solver", block), module=WithoutArgument)
+    assert run.trainer.global_step == run.model.solver_plan.run.total_steps == 20
+    assert run.trainer.lr_scheduler_configs[0].scheduler.last_epoch == 20
+
+
+def test_the_block_of_a_module_that_is_named_in_the_yaml(write: Any) -> None:
+    path = write("model.init_args.solver", model={"class_path": "cli_module.WithArgument"})
+    run = cli("fit", "--config", path, module=None)
+    assert run.model.used == planned(run)
+
+
+def test_validate_test_and_predict(write: Any) -> None:
+    for subcommand in ("validate", "test", "predict"):
+        cli(subcommand, "--config", write())
+
+
+def test_overrides_from_the_command_line(write: Any) -> None:
+    run = cli("fit", "--config", write(), "--model.solver.lr=0.5", "--model.solver.optimizer.args.weight_decay=0.2")
+    assert run.model.solver_plan.parameters["head.weight"]["lr"] == 0.5
+    assert run.model.solver_plan.parameters["head.weight"]["weight_decay"] == 0.2
+    assert "in place of optimizer.args.lr 0.01" in run.model.solver_plan.reasons["head.weight"]["lr"]
+
+
+def test_overrides_of_the_top_level_key(write: Any) -> None:
+    block = {**yaml.safe_load(BLOCK), "rules": []}
+    run = cli("fit", "--config", write("solver", block), "--solver.lr=0.5", module=WithoutArgument)
+    assert run.model.solver.lr == 0.5
+
+
+def test_without_run_the_module_has_its_solver(write: Any) -> None:
+    run = cli("--config", write("solver", {**yaml.safe_load(BLOCK), "rules": []}), module=WithoutArgument, run=False)
+    assert run.model.solver.optimizer.name == "AdamW"
+
+
+def test_a_module_without_the_mixin(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", write("solver"), module=Plain)
+    assert (
+        "error: solver: Plain has no SolverMixin to follow it; derive it: class Plain(SolverMixin"
+        in capsys.readouterr().err
+    )
+
+
+def test_the_block_given_twice(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", write(solver=yaml.safe_load(BLOCK)))
+    assert "solver: is given twice, here and as the model's argument" in capsys.readouterr().err
+
+
+def test_auto_configure_optimizers_is_refused() -> None:
+    with pytest.raises(SolverError, match="does not take auto_configure_optimizers"):
+        cli("fit", auto_configure_optimizers=True)
+
+
+# ------------------------------------------------------------------ plan
+
+
+def test_plan_prints_and_draws_what_fit_does(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "here" / "plan.png"
+    path = write()
+    run = cli("plan", "--config", path, "--output", str(picture), "--parameters=true")
+    out = capsys.readouterr().out
+    fitted = cli("fit", "--config", path)
+    assert run.trainer.global_step == 0
+    assert run.model.used == []
+    assert run.model.solver_plan.curve("lr").tolist() == fitted.model.used
+    assert "20 optimiser steps, 2 epochs of 10" in out
+    assert "rules[1] (match backbone.*)" in out
+    assert "backbone.0.weight" in out
+    assert f"picture: {picture.resolve()}" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plan_leaves_nothing_behind(write: Any, tmp_path: Path) -> None:
+    path = write()
+    cli("plan", "--config", path, "--output=null")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.yaml"]
+
+
+def test_plan_with_a_trainer_of_ones_own(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    class Own(Trainer):
+        pass
+
+    cli("plan", "--config", write(), "--output=null", trainer_class=Own)
+    assert "20 optimiser steps" in capsys.readouterr().out
+
+
+def test_plan_of_a_run_of_unknown_length(write: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    phases = [Linear(start=0.1, until=5), Constant()]
+    block = spec(schedules={"lr": phases}).to_dict()
+    cli("plan", "--config", write(block=block), "--trainer.max_epochs=-1", f"--output={tmp_path / 'x.png'}")
+    out = capsys.readouterr().out
+    assert "of unknown length (neither max_epochs nor max_steps ends the run" in out
+    assert "no picture" in out
+
+
+def test_the_command_plans_a_yaml_that_names_a_module(write: Any, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    path = write("solver", {**yaml.safe_load(BLOCK), "rules": []}, model={"class_path": "cli_module.WithoutArgument"})
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_solver.command", "plan", path, f"--output={tmp_path / 'p.png'}", "--solver.lr=0.3"],
+        cwd=here, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "lr 0.3" in done.stdout
+    assert (tmp_path / "p.png").exists()
+
+
+# ------------------------------------------------------------------ mistakes
+
+
+MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
+    "unknown key": (("optimizer:", "optimiser:"), "model.solver.optimiser: unknown key; got 'optimiser'; did you mean optimizer?"),
+    "unknown key of a rule": (("kind: [norm", "kin: [norm"), "model.solver.rules[0].kin: unknown key; got 'kin'; did you mean kind?"),
+    "unknown kind": (("kind: [norm", "kind: [nrom"), "model.solver.rules[0].kind[0]: unknown value; got 'nrom'; did you mean norm"),
+    "unknown key of a schedule": (("start: 0.1", "strat: 0.1"), "model.solver.schedules.lr[0].init_args.strat: unknown key; got 'strat'; did you mean start?"),
+    "unknown schedule": (("class_path: Cosine", "class_path: Cosin"), "model.solver.schedules.lr[1].class_path: there is no Schedule of this name; got 'Cosin'; did you mean Cosine"),
+    "malformed duration": (("until: 1ep", "until: 1epochs"), "model.solver.schedules.lr[0].init_args.until: is not a duration; got '1epochs'; write 500 or 500st"),
+    "a float for a duration": (("until: 1ep", "until: 1.5"), "model.solver.schedules.lr[0].init_args.until: must be a whole number, a text or nothing; got 1.5 (float)"),
+    "wrong type": (("start: 0.1", "start: fast"), "model.solver.schedules.lr[0].init_args.start: is not a value; got 'fast'; give a factor"),
+    "negative level": (("end: 0.01", "end: -0.01"), "model.solver.schedules.lr[1].init_args.end: must not be negative; got -0.01"),
+    "unknown level": (("end: 0.01", "end: {absolut: 1.0}"), "model.solver.schedules.lr[1].init_args.end: is not a value"),
+    "no such optimiser": (("name: AdamW", "name: AdmaW"), "optimizer.name: torch.optim has no optimiser of this name; got 'AdmaW'; did you mean Adam"),
+    "no such argument": (("betas:", "beta:"), "optimizer.args.beta: AdamW has no argument beta; got 'beta'; did you mean betas?"),
+    "badly typed argument": (("[0.9, 0.95]", "0.9"), "optimizer.args.betas: must be a list of 2"),
+    "negative rate": (("lr: 1.0e-2", "lr: -1.0e-2"), "optimizer.args.lr: must not be negative; got -0.01; give a value >= 0"),
+    "rate that is no number": (("lr: 1.0e-2", "lr: .nan"), "optimizer.args.lr: must be a finite number; got nan"),
+    "rule that selects nothing": (("backbone.*", "backbon.*"), "rules[1].match: matches no parameter; got 'backbon.*'; nearest names: backbone"),
+    "beyond the run": (("until: 1ep", "until: 3ep"), "schedules.lr[0].until: reaches beyond the run, which ends at step 20; got '3ep', which is step 30; shorten"),
+    "undefined": (("end: 0.01", "end: 0.01, until: 90%"), "schedules.lr[1].until: leaves the run undefined from there to step 20; got '90%', which is step 18"),
+    "no such option": (("schedules:", "schedules:\n  nesterow: {class_path: Cosine}"), "schedules.nesterow: AdamW has no option nesterow"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_in_the_block(
+    write: Any, change: tuple[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert change[0] in BLOCK
+    path = write(block=yaml.safe_load(BLOCK.replace(*change)))
+    with pytest.raises(SystemExit) as caught:
+        cli("fit", "--config", path)
+    err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert caught.value.code == 2
+    assert len(err) == 1
+    assert err[0].startswith(f"error: {message}")
+
+
+def test_mistakes_elsewhere_in_the_yaml(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write()
+    text = Path(path).read_text().replace("max_epochs:", "max_epoch:")
+    Path(path).write_text(text)
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", path)
+    assert "error: trainer.max_epoch: unknown key; did you mean trainer.max_epochs" in capsys.readouterr().err
+
+
+def test_mistakes_on_the_command_line(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", write(), "--model.solver.lr=fast")
+    assert "error: model.solver.lr: must be a number or nothing; got 'fast' (str)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", write(), "--model.solver.lr=-1")
+    assert "error: model.solver.lr: must not be negative; got -1.0" in capsys.readouterr().err
+
+
+def test_a_later_file_may_hold_a_part_of_the_block(write: Any) -> None:
+    first, second = write(), write(block={"lr": 0.25}, name="second.yaml")
+    run = cli("fit", "--config", first, "--config", second)
+    assert run.model.solver.lr == 0.25
+    assert run.model.solver.optimizer.name == "AdamW"
+
+
+# ------------------------------------------------------------------ resume
+
+
+def checkpoint(write: Any, tmp_path: Path, **kwargs: Any) -> str:
+    run = cli("fit", "--config", write(**kwargs), "--trainer.max_epochs=1", "--trainer.max_steps=10")
+    path = str(tmp_path / "last.ckpt")
+    run.trainer.save_checkpoint(path)
+    return path
+
+
+def test_resume_follows_the_command_line_not_the_checkpoint(
+    write: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = checkpoint(write, tmp_path)
+    with caplog.at_level(logging.WARNING, "lightning_solver"):
+        run = cli("fit", "--config", write(), "--ckpt_path", path, "--model.solver.lr=0.5")
+    assert run.model.used == planned(run)[10:]
+    assert max(max(row) for row in run.model.used) == 0.5
+    assert "lr: (not set) -> 0.5" in caplog.text
+
+
+def test_resume_by_lightning_cli_would_not(write: Any, tmp_path: Path) -> None:
+    """The reason for the test above: the checkpoint's hyper-parameters win there."""
+    path = checkpoint(write, tmp_path)
+    run = cli("fit", "--config", write(), "--ckpt_path", path, "--model.solver.lr=0.5", cls=LightningCLI)
+    assert run.model.solver.lr is None
+
+
+def test_resume_follows_the_yaml_not_the_checkpoint(write: Any, tmp_path: Path) -> None:
+    path = checkpoint(write, tmp_path)
+    changed = spec(lr=0.125, rules=[]).to_dict()
+    run = cli("fit", "--config", write(block=changed), "--ckpt_path", path)
+    assert run.model.solver == spec(lr=0.125, rules=[])
+    assert run.model.used == planned(run)[10:]
+
+
+def test_resume_with_the_top_level_key(write: Any, tmp_path: Path) -> None:
+    block = {**yaml.safe_load(BLOCK), "rules": []}
+    run = cli("fit", "--config", write("solver", block), "--trainer.max_epochs=1", module=WithoutArgument)
+    run.trainer.save_checkpoint(tmp_path / "last.ckpt")
+    args = ("--ckpt_path", str(tmp_path / "last.ckpt"), "--solver.lr=0.5")
+    run = cli("fit", "--config", write("solver", block), *args, module=WithoutArgument)
+    assert run.model.solver.lr == 0.5
+    assert run.trainer.global_step == 20
+
+
+def test_test_reads_a_checkpoint(write: Any, tmp_path: Path) -> None:
+    path = checkpoint(write, tmp_path)
+    cli("test", "--config", write(), "--ckpt_path", path)
+
+
+def test_what_the_command_line_saves_loads_with_weights_only(write: Any, tmp_path: Path) -> None:
+    path = checkpoint(write, tmp_path)
+    saved = torch.load(path, weights_only=True)
+    assert saved["hyper_parameters"]["solver"]["optimizer"]["name"] == "AdamW"
+    again = WithArgument.load_from_checkpoint(path, weights_only=True)
+    assert again.solver is not None
+    assert again.solver.optimizer is not None
