@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test lint wheel-check check-all clean
+.PHONY: train test lint wheel-check check-all check-lower-bounds clean
 
 $(STAMP): pyproject.toml constraints.txt requirements-dev.txt examples/digits/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,5 +36,11 @@ wheel-check: $(STAMP)  ## the built wheel installs into an empty environment, im
 check-all: test lint wheel-check  ## and what takes long: five seeds of the example
 	cd examples/digits && ../../$(BIN)/python five_seeds.py
 
+check-lower-bounds:  ## every test with the oldest versions that pyproject.toml admits (pulls several GB on Linux)
+	$(PYTHON) -m venv .venv-lower
+	.venv-lower/bin/python -m pip install --quiet --constraint constraints-lower.txt --requirement requirements-dev.txt \
+		--requirement examples/digits/requirements.txt --editable ".[plot]"
+	.venv-lower/bin/python -m pytest --override-ini=filterwarnings=
+
 clean:
-	rm -rf $(VENV) .venv-wheel dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-wheel .venv-lower dist build .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -257,15 +258,44 @@ def test_lightning_cli_that_replaces_configure_optimizers_is_told(tmp_path: Path
         def train_dataloader(self) -> Any:
             return loader()
 
-    with pytest.raises(SolverError, match=r"Alone: LightningCLI has replaced configure_optimizers.*drop optimizer"):
-        with pytest.warns(UserWarning, match="will be overridden"):
-            LightningCLI(
+    replaced = r"Alone: LightningCLI has replaced configure_optimizers.*drop optimizer"
+    told = pytest.warns(UserWarning, match="will be overridden")
+    with pytest.raises(SolverError, match=replaced), told:
+        LightningCLI(
                 Alone,
                 seed_everything_default=False,
                 save_config_callback=None,
                 args=["fit", "--optimizer=Adam", "--optimizer.lr=0.1", "--trainer.max_steps=1", "--trainer.logger=false",
                       "--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"],
             )  # fmt: skip
+
+
+def test_the_module_can_be_copied_and_saved_after_fit(tmp_path: Path) -> None:
+    net = Net(spec())
+    trainer(max_epochs=1).fit(net, loader())
+    torch.save(net, tmp_path / "net.pt")
+    for again in (copy.deepcopy(net), torch.load(tmp_path / "net.pt", weights_only=False)):
+        assert again.solver == spec()
+        assert again.solver_plan is None
+        trainer(max_epochs=1).fit(again, loader())
+    assert net.solver_plan is not None
+
+
+def test_weights_can_be_averaged_by_lightning() -> None:
+    net = Net(spec())
+    for _ in range(2):  # it copies the module
+        averaging = EMAWeightAveraging()
+        trainer(max_epochs=1, callbacks=[averaging]).fit(net, loader())
+
+
+def test_a_second_call_says_nothing_of_callbacks(caplog: pytest.LogCaptureFixture) -> None:
+    net, fit = Net(spec()), trainer(max_epochs=1)
+    fit.fit(net, loader())
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    with caplog.at_level(logging.INFO):
+        fit.validate(net, loader(), verbose=False)
+    assert "override existing callbacks" not in caplog.text
+    assert sum(isinstance(callback, PlanGuard) for callback in fit.callbacks) == 1
 
 
 def test_callbacks_are_the_same_instances_each_time() -> None:

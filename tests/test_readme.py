@@ -61,11 +61,11 @@ def test_command_line(folder: Path) -> None:
     shown = run(folder, *plan)
     assert (folder / "plan.png").exists()
     # the table in the README is what is printed
-    table = re.search(r"```text\n(.*?)\nbackbone\.no_decay", README.read_text(), re.DOTALL)
+    table = re.search(r"```text\n(.*?)\n```", README.read_text(), re.DOTALL)
     assert table is not None
     for line in table[1].splitlines():
-        if not line.startswith(("group ", "-")):
-            assert line in shown
+        if not line.startswith("-"):
+            assert line.removesuffix("...") in shown
     run(folder, *fit)
     (saved,) = folder.glob("lightning_logs/version_*/checkpoints/*.ckpt")
     saved.rename(folder / "last.ckpt")

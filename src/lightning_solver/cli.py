@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.mixin import SolverMixin
+from lightning_solver.plain import field_hints
 from lightning_solver.spec import SolverSpec
 
 _TRAINING = ("fit", "plan")
@@ -58,7 +59,7 @@ class SolverCLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)
         except SolverError as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {self._with_path(error)}\n")
             raise SystemExit(2) from error
 
     @staticmethod
@@ -116,6 +117,11 @@ class SolverCLI(LightningCLI):
             if "model.solver" in self._solvers or "model.init_args.solver" in self._solvers:
                 raise SolverError("solver", "is given twice, here and as the model's argument", do="give it once")
             self.model.solver = spec
+        if self.subcommand in _TRAINING and isinstance(self.model, SolverMixin):
+            own = type(self.model).configure_optimizers is not SolverMixin.configure_optimizers
+            if self.model.solver is None and not own:
+                do = "give solver: in the YAML, as the model's argument or at the top"
+                raise SolverError("solver", "is not given, so that nothing says how to train", do=do)
         if self.subcommand == "plan":
             self.trainer.plan = MethodType(plan, self.trainer)  # type: ignore[attr-defined]
 
@@ -124,8 +130,9 @@ class SolverCLI(LightningCLI):
         if self.subcommand == "plan":
             kwargs["logger"] = False
             self.save_config_callback = None
-            callbacks = self._get(self.config_init, "trainer").get("callbacks") or []
-            if not any(isinstance(c, ModelSummary) for c in (callbacks if isinstance(callbacks, list) else [callbacks])):
+            given = self._get(self.config_init, "trainer").get("callbacks") or []
+            given = given if isinstance(given, list) else [given]
+            if not any(isinstance(callback, ModelSummary) for callback in given):
                 kwargs["enable_model_summary"] = False
         return super().instantiate_trainer(**kwargs)
 
@@ -136,13 +143,21 @@ class SolverCLI(LightningCLI):
                 SolverSpec.from_dict(block, key)
             except SolverError as error:
                 return str(error)
-        found = re.search(r"[Oo]ption '([\w.]+)' is not accepted|does not accept (?:option|nested key) '([\w.]+)'", message)
+        found = re.search(
+            r"[Oo]ption '([\w.]+)' is not accepted|does not accept (?:option|nested key) '([\w.]+)'", message
+        )
         if found is None:
             return message
         name = found[1] or found[2]
         return str(SolverError(name, "unknown key", do=suggestion(name, self._known_options(), "keys")))
 
     # ------------------------------------------------------------------ not for users
+
+    def _with_path(self, error: SolverError) -> SolverError:
+        """An error of the plan with the path of the block in front."""
+        head = re.split(r"[.\[]", error.where)[0]
+        key = next(iter(self._solvers), "solver")
+        return error.moved(head, f"{key}.{head}") if head in field_hints(SolverSpec) else error
 
     def _section(self) -> Namespace:
         """The part of the configuration that belongs to the chosen subcommand."""
@@ -184,7 +199,7 @@ def plan(
         model: The module.
         train_dataloaders: Its train loader.
         datamodule: Its data module.
-        output: Picture to draw the curves into; null for none.
+        output: Picture to draw the curves into, counted from the Trainer's default_root_dir; null for none.
         parameters: Whether to list every parameter, and what set each of its options.
     """
     if not isinstance(model, SolverMixin):
@@ -201,7 +216,7 @@ def plan(
     if made.run.total_steps is None:
         print("\nno picture: the length of the run is not known")
         return
-    print(f"\npicture: {made.draw(output).resolve()}")
+    print(f"\npicture: {made.draw(Path(self.default_root_dir) / output).resolve()}")
 
 
 class _StopBeforeTraining(Callback):
@@ -226,7 +241,9 @@ def _solver_blocks(section: Any) -> Iterator[tuple[str, Any]]:
 
 def _override_in(message: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The part of a solver block that an argument such as ``--solver.lr=fast`` gave, where a message is about one."""
-    found = re.search(r"Parser key \"([\w.]+)\".*NestedArg\(key='([\w.]+)', val=(?:'(.*)'|\"(.*)\")\)", message, re.DOTALL)
+    found = re.search(
+        r"Parser key \"([\w.]+)\".*NestedArg\(key='([\w.]+)', val=(?:'(.*)'|\"(.*)\")\)", message, re.DOTALL
+    )
     if found is None or not found[1].endswith("solver"):
         return
     block: Any = get_loader("yaml")(found[3] or found[4] or "")
@@ -242,5 +259,8 @@ def _is_mapping(value: Any) -> bool:
 def _as_plain(value: Any) -> Any:
     """What a parser holds, with namespaces as dicts."""
     if isinstance(value, (Namespace, Mapping)):
-        return {str(key): _as_plain(inner) for key, inner in (vars(value) if isinstance(value, Namespace) else value).items()}
+        return {
+            str(key): _as_plain(inner)
+            for key, inner in (vars(value) if isinstance(value, Namespace) else value).items()
+        }
     return [_as_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

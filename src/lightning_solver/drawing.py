@@ -33,7 +33,11 @@ def draw(plan: Plan, path: Path) -> Path:
     name = plan.recipe.cls.__name__
     figure.suptitle(f"{name}, {total:,} steps, {len(plan.groups)} group{'s' * (len(plan.groups) != 1)}", fontsize=11)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except ValueError as error:
+        what = f"cannot write {path.suffix}: {error}"
+        raise SolverError("plan.draw", what, got=str(path), do="end it in .png") from error
     return path
 
 

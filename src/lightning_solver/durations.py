@@ -11,7 +11,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from numbers import Integral
+from typing import Any, Literal
 
 from lightning_solver.errors import SolverError
 
@@ -71,13 +72,13 @@ class Duration:
         return cls(value, unit)
 
     def __str__(self) -> str:
-        # A decimal where it is exact, a fraction where it is not.
-        plain = self.value.denominator
-        for prime in (2, 5):
-            while plain % prime == 0:
-                plain //= prime
-        number = f"{float(self.value):.12g}" if plain == 1 and self.value < 10**9 else str(self.value)
-        return f"{number if Fraction(number) == self.value else self.value}{self.unit}"
+        # A decimal where a short one is exact, a fraction where it is not.
+        for digits in range(13):
+            scaled = self.value * 10**digits
+            if scaled.denominator == 1:
+                text = f"{scaled.numerator:0{digits + 1}d}"
+                return f"{text[: len(text) - digits]}{'.' * (digits > 0)}{text[len(text) - digits :]}{self.unit}"
+        return f"{self.value}{self.unit}"
 
     def resolve(self, run: RunLength, where: str = "duration") -> Fraction:
         """The duration in optimiser steps, measured from the start of ``run``; exact, so perhaps not whole.
@@ -124,9 +125,12 @@ class RunLength:
     unknown: str | None = None
 
     def __post_init__(self) -> None:
-        total = self.total_steps
-        if total is not None and (isinstance(total, bool) or not isinstance(total, (int, Fraction)) or total <= 0):
+        total: Any = self.total_steps
+        whole = isinstance(total, Integral) and type(total) is not bool  # numpy's whole numbers too
+        if total is not None and not ((whole or isinstance(total, Fraction)) and total > 0):
             raise SolverError("total_steps", "must be a whole number >= 1", got=repr(total), do="correct it")
+        if whole:
+            object.__setattr__(self, "total_steps", int(total))
         for field in ("steps_per_epoch", "batches_per_step", "samples_per_step"):
             value = getattr(self, field)
             if value is None:
@@ -138,8 +142,12 @@ class RunLength:
             return
         if self.steps_per_epoch is not None:
             do = "give epoch_ends where epochs differ, steps_per_epoch where they do not"
-            raise SolverError("epoch_ends", "contradicts steps_per_epoch", got=repr(self.steps_per_epoch), do=do)
-        ends = tuple(exact(end) for end in self.epoch_ends)
+            raise SolverError("epoch_ends", "contradicts steps_per_epoch", got=str(self.steps_per_epoch), do=do)
+        try:
+            ends = tuple(exact(end) for end in self.epoch_ends)
+        except (TypeError, ValueError, OverflowError):
+            do = "give the number of steps taken when each epoch ends"
+            raise SolverError("epoch_ends", "must be a list of numbers", got=repr(self.epoch_ends), do=do) from None
         if not ends or any(later <= earlier for earlier, later in zip((Fraction(0), *ends), ends)):
             do = "give the number of steps taken when each epoch ends"
             raise SolverError("epoch_ends", "must be positive and grow", got=repr(self.epoch_ends), do=do)

@@ -117,8 +117,10 @@ class SolverMixin(_Base):
             raise SolverError(type(self).__name__, what, do=do)
         if self._solver_guard is None:
             self._solver_guard = PlanGuard()
-        given = super().configure_callbacks()
-        return [*(given if isinstance(given, (list, tuple)) else [given]), self._solver_guard]
+        given: Any = super().configure_callbacks()
+        found = [*given] if isinstance(given, (list, tuple)) else [given]
+        present = getattr(self._trainer, "callbacks", ())  # where an earlier run has attached it
+        return found if self._solver_guard in present else [*found, self._solver_guard]
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any | None) -> None:
         """Moves the schedule on after a real optimiser step only."""
@@ -138,6 +140,11 @@ class SolverMixin(_Base):
         for kept in (self.hparams, getattr(self, "_hparams_initial", {})):
             for key, value in kept.items():
                 kept[key] = _plain(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy and a pickle of the module leave behind what belongs to a run."""
+        state: dict[str, Any] = super().__getstate__()
+        return {key: value for key, value in state.items() if key not in _OF_A_RUN}
 
     # ------------------------------------------------------------------ not for users
 
@@ -166,6 +173,9 @@ class SolverMixin(_Base):
             (tried, *_) = active.get_last_lr()
             for group, base in zip(optimizer.param_groups, scheduler.base_lrs):
                 group["lr"] = float(tried) * base / main
+
+
+_OF_A_RUN = frozenset({"_solver_plan", "_solver_scheduler", "_solver_guard", "_real_steps"})
 
 
 def _plain(value: Any) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_solver.errors import SolverError, suggestion
@@ -42,6 +43,30 @@ class Recipe:
             do = suggestion(option, self.defaults, "options")
             raise SolverError(where, f"{self.cls.__name__} has no option {option}", got=repr(option), do=do)
         return _checked(option, value, self.hints, where)
+
+    def try_options(self, options: Mapping[str, Any], where: str) -> None:
+        """Let the class check the options of a group as if they were its own, as it never looks at those of a group.
+
+        Raises:
+            SolverError: The class refuses them.
+        """
+        own = self.hints.keys() & options.keys()
+        changed = {name: options[name] for name in own if options[name] != self.defaults[name]}
+        if changed:
+            _try(self.cls, [torch.nn.Parameter(torch.zeros(1, 1))], {**self.args, **changed}, where)
+
+    def try_groups(self, groups: Sequence[tuple[Mapping[str, Any], Sequence[Tensor]]]) -> None:
+        """Build the optimiser once over stand-ins that have the shapes of the parameters and take no memory.
+
+        Raises:
+            SolverError: The class refuses the number of groups or the shape of a parameter.
+        """
+        stand_ins = []
+        for options, tensors in groups:
+            kinds = dict.fromkeys((tensor.shape, tensor.dtype) for tensor in tensors)
+            made = [torch.zeros((), dtype=dtype).expand(shape).requires_grad_() for shape, dtype in kinds]
+            stand_ins.append({"params": made} | {k: v for k, v in options.items() if v != self.defaults[k]})
+        _try(self.cls, stand_ins, self.args, "optimizer.name")
 
     def build(self, groups: list[dict[str, Any]]) -> Optimizer:
         """The optimiser over parameter groups."""
@@ -78,15 +103,17 @@ def resolve_optimizer(spec: OptimizerSpec, lr: float | None = None, where: str =
     ]
     if missing:
         raise SolverError(f"{where}.args", f"{cls.__name__} needs {' and '.join(missing)}", got=repr(args), do="add it")
-    try:
-        trial = cls([torch.nn.Parameter(torch.zeros(1, 1))], **args)
-    except Exception as error:  # whatever a third party's class may raise for arguments that it does not like
-        got = ", ".join(f"{name}={value!r}" for name, value in args.items())
-        raise SolverError(
-            f"{where}.args", f"{cls.__name__} refuses them: {error}", got=got, do="correct them"
-        ) from error
+    trial = _try(cls, [torch.nn.Parameter(torch.zeros(1, 1))], args, f"{where}.args")
     defaults = {name: value for name, value in trial.defaults.items() if name != "params"}
     return Recipe(cls, FrozenDict(args), freeze(defaults), FrozenDict(hints))
+
+
+def _try(cls: type[Optimizer], params: list[Any], args: Mapping[str, Any], where: str) -> Optimizer:
+    try:
+        return cls(params, **args)
+    except Exception as error:  # whatever a third party's class may raise for what it does not like
+        got = ", ".join(f"{name}={value!r}" for name, value in args.items())
+        raise SolverError(where, f"{cls.__name__} refuses them: {error}", got=got, do="correct them") from error
 
 
 def _find(name: str, where: str) -> type[Optimizer]:
@@ -99,7 +126,7 @@ def _find(name: str, where: str) -> type[Optimizer]:
         do = f"{suggestion(name, known, 'optimisers')} (an optimiser of another package is named by its dotted path)"
         raise SolverError(where, "torch.optim has no optimiser of this name", got=repr(name), do=do)
     cls = import_dotted(name, where)
-    if not (isinstance(cls, type) and issubclass(cls, Optimizer)):
+    if not (isinstance(cls, type) and issubclass(cls, Optimizer) and cls is not Optimizer):
         raise SolverError(where, "is not a torch.optim.Optimizer", got=repr(name), do="name an optimiser class")
     return cls
 

@@ -24,7 +24,7 @@ T = TypeVar("T", bound="Plain")
 class FrozenDict(dict[str, Any]):
     """A ``dict`` that cannot be changed, so that a specification stays what was checked.
 
-    It is still a ``dict`` for ``json``, ``yaml``, ``==`` and ``copy``.
+    It is still a ``dict`` for ``json``, ``==`` and ``copy``; :func:`thaw` makes an ordinary one of it.
 
     Example:
         >>> FrozenDict(a=1)["a"]
@@ -36,6 +36,7 @@ class FrozenDict(dict[str, Any]):
     """
 
     def _refuse(self, *args: object, **kwargs: object) -> typing.NoReturn:
+        """Raises ``TypeError``."""
         raise TypeError("a specification is frozen: make a new one with dataclasses.replace")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
@@ -78,7 +79,7 @@ def thaw(value: Any) -> Any:
 class Plain:
     """Base of every class of settings: a frozen dataclass whose fields are checked against their annotations.
 
-    It is a dataclass itself because jsonargparse takes only such classes, whose bases all are, as one block of settings.
+    It is a dataclass itself because jsonargparse takes a class as one block of settings only if its bases all are.
     """
 
     def __post_init__(self) -> None:
@@ -125,7 +126,7 @@ def read(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         values[key] = conform(value, hints[key], f"{where}.{key}")
     missing = [
         field.name
-        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        for field in dataclasses.fields(cls)
         if field.name not in values
         and field.default is dataclasses.MISSING
         and field.default_factory is dataclasses.MISSING
@@ -141,7 +142,7 @@ def read(cls: type[T], data: Mapping[str, Any], where: str) -> T:
 def _written(value: Plain) -> dict[str, Any]:
     """A mapping that :func:`read` turns back into ``value``; fields at their defaults are left out."""
     data: dict[str, Any] = {}
-    for field in dataclasses.fields(value):  # type: ignore[arg-type]
+    for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
         default = field.default
         if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
@@ -188,7 +189,10 @@ def conform(value: Any, hint: Any, where: str) -> Any:
         _, inner = typing.get_args(hint)
         return FrozenDict({key: conform(item, inner, f"{where}.{key}") for key, item in value.items()})
     if hint is float:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
         if not math.isfinite(number):
             raise SolverError(where, "must be a finite number", got=repr(value), do="give a finite number")
         return number
@@ -272,13 +276,14 @@ def describe(hint: Any) -> str:
         return words[hint]
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
-        *most, last = dict.fromkeys(describe(choice) for choice in inner)
+        speakable = [choice for choice in inner if not _only_in_python(choice)] or inner
+        *most, last = dict.fromkeys(describe(choice) for choice in speakable)
         return f"{', '.join(most)} or {last}" if most else last
     if origin is Literal:
         return " or ".join(repr(choice) for choice in inner)
     if origin is tuple and not (len(inner) == 2 and inner[1] is Ellipsis):
-        kinds = set(inner)
-        what = describe(kinds.pop()).removeprefix("a ") if len(kinds) == 1 else "value"
+        kinds = {describe(choice) for choice in inner}
+        what = kinds.pop().removeprefix("a ") if len(kinds) == 1 and " or " not in next(iter(kinds)) else "value"
         return f"a list of {len(inner)} {what}s"
     if origin in _SEQUENCES or hint in _SEQUENCES:
         return f"a list (each item {describe(inner[0])})" if inner else "a list"
@@ -288,6 +293,13 @@ def describe(hint: Any) -> str:
         article = "an" if hint.__name__[0] in "AEIOU" else "a"
         return f"{article} {hint.__name__}"
     return getattr(hint, "__name__", str(hint))
+
+
+def _only_in_python(hint: Any) -> bool:
+    """Whether an annotation is a class that no YAML can give, such as a tensor."""
+    return isinstance(hint, type) and not issubclass(
+        hint, (Plain, float, int, str, bool, type(None), list, tuple, dict)
+    )
 
 
 # ------------------------------------------------------------------ classes named by class_path
@@ -341,6 +353,9 @@ def import_dotted(path: str, where: str) -> Any:
         SolverError: The module or the name in it is not there.
     """
     module_name, _, name = path.rpartition(".")
+    if not all(part.isidentifier() for part in path.split(".")):
+        do = "give a dotted path such as package.module.Class"
+        raise SolverError(where, "cannot be imported", got=repr(path), do=do)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.optimizers import Recipe, resolve_optimizer
+from lightning_solver.plain import FrozenDict
 from lightning_solver.rules.cascade import Cascade, Settings, Source, select
 from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
 from lightning_solver.schedules.base import Curve, Fixed, Floats, run_window
@@ -179,6 +179,8 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     if spec.optimizer is None:
         do = "give optimizer: {name: AdamW, args: {lr: 0.001}}"
         raise SolverError("optimizer", "a spec without an optimiser has no plan", got="None", do=do)
+    if not isinstance(module, nn.Module):
+        raise SolverError("module", "must be a torch.nn.Module", got=repr(module), do="pass the module itself")
     recipe = resolve_optimizer(spec.optimizer, spec.lr)
     inventory = take_inventory(module)
     trainable = [parameter for parameter in inventory if parameter.tensor.requires_grad]
@@ -198,6 +200,9 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         if parameter.tensor.requires_grad
     }
     groups = _grouped(trainable, settings, recipe)
+    for group in groups:
+        recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
+    recipe.try_groups([(group.options, group.tensors) for group in groups])
     _note_idle(sources, inventory, matched, settings, notes)
     curves = {option: _curve(spec, recipe, run, option, groups, notes) for option in spec.schedules}
     _note_still(curves, groups, notes)
@@ -207,12 +212,12 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         run=run,
         recipe=recipe,
         groups=groups,
-        parameters=MappingProxyType(
-            {p.name: MappingProxyType({"group": member[p.name], **settings[id(p.tensor)].values}) for p in trainable}
+        parameters=FrozenDict(
+            {p.name: FrozenDict({"group": member[p.name], **settings[id(p.tensor)].values}) for p in trainable}
         ),
-        reasons=MappingProxyType({p.name: settings[id(p.tensor)].reasons for p in trainable}),
-        left_out=MappingProxyType(_left_out(inventory)),
-        curves=MappingProxyType(curves),
+        reasons=FrozenDict({p.name: settings[id(p.tensor)].reasons for p in trainable}),
+        left_out=FrozenDict(_left_out(inventory)),
+        curves=FrozenDict(curves),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -319,6 +324,12 @@ def _group_name(options: Mapping[str, Any], settings: Settings, recipe: Recipe) 
     return ".".join(words) or "default"
 
 
+def _why(group: Group, settings: Mapping[int, Settings]) -> str:
+    reasons = settings[id(group.tensors[0])].reasons
+    sources = settings[id(group.tensors[0])].sources
+    return ", ".join(f"{option}: {reasons[option]}" for option in sources) or "no rule"
+
+
 def _unique(name: str, taken: set[str]) -> str:
     candidate, count = name, 1
     while candidate in taken:
@@ -337,6 +348,17 @@ def _curve(
     window = run_window(bases, run, where, own=slot.read(recipe.defaults), beyond=spec.beyond_run)
     curve = lay(spec.schedules[option], window)
     notes.extend(window.notes)
+    last = 0 if run.total_steps is None else int(run.total_steps) - 1
+    decays = slot.key in ("betas", "momentum")
+    seen = curve.over(np.arange(last + 1) if decays else np.array([0, last // 2, last]))
+    if decays and seen.max() >= 1:
+        what, got = "reaches 1, with which nothing is ever forgotten", f"{seen.max():g}"
+        if slot.key == "betas":
+            do = "its values are factors of the base value: keep them below 1 / base"
+            raise SolverError(where, what, got=got, do=do)
+        notes.append(f"{where}: {what} ({got})")
+    given = [group.name for group, base, column in zip(groups, bases, seen.T) if base == 0 and column.any()]
+    notes.extend(f"{where}: is not 0 in group {name}, whose base value is 0" for name in given)
     return curve
 
 

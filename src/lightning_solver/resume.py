@@ -22,9 +22,18 @@ def carry_state_by_name(optimizer: Optimizer) -> None:
 
 
 def _sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Write the optimiser's class into its state: moments of another algorithm are of no use."""
+    """Write the optimiser's class and the shapes into its state: moments of something else are of no use."""
     state_dict["optimizer"] = _class_of(optimizer)
+    state_dict["shapes"] = _shapes(optimizer)
     return state_dict
+
+
+def _shapes(optimizer: Optimizer) -> dict[str, list[int]]:
+    return {
+        name: list(tensor.shape)
+        for group in optimizer.param_groups
+        for name, tensor in zip(group["param_names"], group["params"])
+    }
 
 
 def _class_of(optimizer: Optimizer) -> str:
@@ -39,17 +48,21 @@ def _carry(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     if wrote != _class_of(optimizer):
         report(f"the checkpoint was written with {wrote}: {_class_of(optimizer)} starts with fresh state")
         saved = {}
+    now, then = _shapes(optimizer), state_dict.get("shapes", {})
+    reshaped = [name for name in saved if name in now and name in then and now[name] != then[name]]
+    saved = {name: state for name, state in saved.items() if name not in reshaped}
     state: dict[Any, Any] = {}
     new = []
     names = list(itertools.chain.from_iterable(group["param_names"] for group in groups))
     for name, index in zip(names, itertools.chain.from_iterable(group["params"] for group in groups)):
         if name in saved:
             state[index] = saved[name]
-        else:
+        elif name not in reshaped:
             new.append(name)
     gone = [name for name in saved if name not in set(names)]
-    if saved and (new or gone):
+    if saved and (new or gone or reshaped):
         lines = [f"new, starts afresh: {name}" for name in new] + [f"gone: {name}" for name in gone]
+        lines += [f"of another shape, starts afresh: {name} ({then[name]} -> {now[name]})" for name in reshaped]
         report("the checkpoint's optimiser state fits only some of the parameters:", lines)
     return {**state_dict, "state": state, "param_groups": groups}
 

@@ -107,11 +107,11 @@ class PlanScheduler(LRScheduler):
         Raises:
             SolverError: The state is that of another kind of scheduler.
         """
-        if state_dict.keys() != {"step", "spec"}:
+        if state_dict.keys() != {"step", "spec"} or not isinstance(state_dict["step"], int):
             do = "resume by the scheduler that wrote it, or load the weights alone"
             got = f"keys {', '.join(map(repr, state_dict))}"
             raise SolverError("scheduler", "the saved state is not one of lightning_solver", got=got, do=do)
-        self.last_epoch = int(state_dict["step"])
+        self.last_epoch = state_dict["step"]
         changes = difference(SolverSpec.from_dict(state_dict["spec"], "saved spec"), self.plan.spec)
         if changes:
             report("resumed by a changed spec, which is followed from here on:", changes)

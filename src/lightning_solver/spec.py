@@ -228,12 +228,7 @@ class SolverSpec(Plain):
         if option == "lr" and self.lr is not None:
             return self.lr
         args = self.optimizer.args if self.optimizer is not None else {}
-        if option in args:
-            return args[option]
-        betas = args.get("betas", ())
-        return (
-            {"momentum": betas[:1], "beta2": betas[1:2]}.get(option, ())[0] if option in _IN_BETAS and betas else None
-        )
+        return args[option] if option in args else _in_betas(option, args)
 
     def plan(
         self,
@@ -292,24 +287,37 @@ class SolverSpec(Plain):
         schedule = self.schedules.get(option)
         if schedule is None:
             known = suggestion(option, self.schedules, "schedules") if self.schedules else "the spec has no schedules"
-            if option not in ("lr", "weight_decay", "momentum") and not isinstance(groups[0], Mapping):
+            if option not in ("lr", "weight_decay", "momentum") and not any(isinstance(g, Mapping) for g in groups):
                 raise SolverError(f"schedules.{option}", "there is no schedule for it", got=repr(option), do=known)
             return np.tile(np.array(bases, dtype=np.float64), (whole_steps(run), 1))
         own = self.own_value(option)
+        if own is not None and not _is_number(own):
+            raise SolverError(f"optimizer.args: {option}", "must be a number", got=repr(own), do="correct it")
         window = run_window(bases, run, f"schedules.{option}", own=own, beyond=self.beyond_run)
         return lay(schedule, window).over(np.arange(whole_steps(run)))
 
 
-_IN_BETAS = ("momentum", "beta2")
+def _in_betas(option: str, options: Mapping[str, Any]) -> Any:
+    """What ``betas`` say of ``momentum`` or ``beta2``; ``None`` where they say nothing."""
+    betas, index = options.get("betas"), {"momentum": 0, "beta2": 1}.get(option)
+    if index is None or betas is None:
+        return None
+    if not isinstance(betas, (list, tuple)):
+        return {"betas": betas}  # no number: whoever asks refuses it
+    return betas[index] if index < len(betas) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _base_value(option: str, group: float | Mapping[str, Any], where: str) -> float:
     if not isinstance(group, Mapping):
+        if not _is_number(group):
+            raise SolverError(where, "is neither a base value nor a mapping", got=repr(group), do="give a number")
         return float(group)
-    betas = group.get("betas", ())
-    value = group.get(option, {"momentum": betas[0:1], "beta2": betas[1:2]}.get(option))
-    value = value[0] if isinstance(value, (tuple, list)) and value else value
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    value = group[option] if option in group else _in_betas(option, group)
+    if not _is_number(value):
         raise SolverError(f"{where}.{option}", "the group has no base value", got=repr(dict(group)), do=f"add {option}")
     return float(value) * float(group.get("lr_scale", 1.0) if option == "lr" else 1.0)
 
@@ -318,6 +326,8 @@ def run_length(run: RunLength | None, total_steps: int | None, steps_per_epoch: 
     """The run's length from either way of giving it."""
     if run is None:
         return RunLength(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    if not isinstance(run, RunLength):
+        raise SolverError("run", "must be a RunLength", got=repr(run), do="give one, or total_steps")
     if total_steps is not None or steps_per_epoch is not None:
         raise SolverError("run", "is given beside total_steps or steps_per_epoch", do="give one or the other")
     return run

@@ -105,8 +105,7 @@ def test_norms_without_a_bias(norm):
 
 
 def test_a_norm_over_several_dimensions():
-    # Its weight and bias are tables, and a table is not of the kind bias, whatever it is called.
-    assert kinds(nn.LayerNorm((4, 4))) == {"weight": "norm", "bias": "norm"}
+    assert kinds(nn.LayerNorm((4, 4))) == {"weight": "norm", "bias": "bias norm"}
 
 
 def test_norms_whose_vectors_are_called_otherwise():

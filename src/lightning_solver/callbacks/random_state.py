@@ -19,9 +19,9 @@ class RandomState(Callback):
     """Saves the state of every random-number generator, of every process, and restores it on resume.
 
     With it a run that was stopped and resumed draws the numbers that the straight run would have drawn: shuffling,
-    augmentation and dropout go on as if nothing had happened. Between epochs that holds for any loader. In mid-epoch the
-    loader must be stateful (``state_dict`` and ``load_state_dict``), as torchdata's ``StatefulDataLoader`` is: a plain
-    one starts the epoch anew, and Lightning says so. With several processes give a stateful loader its
+    augmentation and dropout go on as if nothing had happened. Between epochs that holds for any loader. In mid-epoch
+    the loader must be stateful (``state_dict`` and ``load_state_dict``), as torchdata's ``StatefulDataLoader`` is: a
+    plain one starts the epoch anew, and Lightning says so. With several processes give a stateful loader its
     ``DistributedSampler`` yourself; its order comes from its own seed, which must not change.
 
     Covers Python's ``random``, numpy's legacy generator, torch on the CPU and on every CUDA device of the process. What
@@ -96,7 +96,8 @@ def _is_stateful(loader: Any) -> bool:
 
 def _set_epoch(loader: Any, epoch: int) -> None:
     """Tell the samplers of a loader which epoch it is; distributed ones shuffle by it."""
-    for sampler in (getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)):
+    for holder in (loader, getattr(loader, "batch_sampler", None)):
+        sampler: Any = getattr(holder, "sampler", None)
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
 

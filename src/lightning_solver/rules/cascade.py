@@ -99,6 +99,8 @@ class Cascade:
         self._base_reasons = base_reasons
         self._check = check
         self._known: dict[tuple[int, ...], Settings] = {}
+        for index in range(len(sources)):
+            self._apply((index,))  # a rule is checked whether it selects something or not
 
     def settings(self, parameter: Parameter, matched: Sequence[tuple[int, ...]]) -> Settings:
         """The settings of a parameter of which each name is matched by the rules in ``matched``.

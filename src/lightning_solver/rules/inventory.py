@@ -38,7 +38,8 @@ class Place:
     @cached_property
     def kinds(self) -> frozenset[str]:
         """What the parameter is, seen from this place."""
-        return kinds_of(self.owner, self.leaf, self.tensor)
+        owner_name = self.name.removesuffix(self.leaf).rstrip(".").rpartition(".")[2]
+        return kinds_of(self.owner, self.leaf, self.tensor, owner_name)
 
     @cached_property
     def classes(self) -> frozenset[str]:

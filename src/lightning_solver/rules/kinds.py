@@ -29,15 +29,23 @@ _RELATIVE = re.compile(r"relative_position|rel_pos")
 _TOKEN = re.compile(r"(^|_)(cls|class|mask|dist|distill|distillation|reg|register|storage|prompt)_tokens?($|_)")
 
 
-def kinds_of(owner: nn.Module, leaf: str, tensor: Tensor) -> frozenset[str]:
-    """The kinds of the parameter called ``leaf`` that ``owner`` holds; it may be of several, or of none."""
+def kinds_of(owner: nn.Module, leaf: str, tensor: Tensor, owner_name: str = "") -> frozenset[str]:
+    """The kinds of a parameter; it may be of several, or of none.
+
+    Args:
+        owner: The module that holds it.
+        leaf: Its own name in that module.
+        tensor: The parameter.
+        owner_name: The own name of the module, which tells a table of positions from another embedding.
+    """
     found: set[str] = set()
-    if is_norm(owner):
+    norm = is_norm(owner)
+    if norm:
         found.add("norm")
-    if _BIAS.search(leaf) and not _RELATIVE.search(leaf) and _vector_like(tensor):
+    if _BIAS.search(leaf) and not _RELATIVE.search(leaf) and (norm or _vector_like(tensor)):
         found.add("bias")
-    position = bool(_POSITION.search(leaf) or _RELATIVE.search(leaf))
-    if position:
+    names = (leaf, owner_name) if isinstance(owner, nn.Embedding) else (leaf,)
+    if any(_POSITION.search(name) or _RELATIVE.search(name) for name in names):
         found.add("position")
     table = isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) or (tensor.ndim == 2 and _named_embedding(owner))
     if table and leaf == "weight":
@@ -59,7 +67,8 @@ def is_norm(module: nn.Module) -> bool:
         return True
     named = any("norm" in cls.__name__.lower() for cls in type(module).__mro__ if cls is not nn.Module)
     own = list(module.parameters(recurse=False))
-    return named and bool(own) and all(_vector_like(tensor) for tensor in own)
+    alone = next(module.children(), None) is None
+    return named and alone and bool(own) and all(_vector_like(tensor) for tensor in own)
 
 
 def _named_embedding(module: nn.Module) -> bool:

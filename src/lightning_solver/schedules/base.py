@@ -66,6 +66,7 @@ class Window:
         denominator: Positions are counted in units of 1/denominator steps.
         before: The values that the phase before left, one for each group.
         notes: What is odd but clear is added here.
+        whole: Whether this is the whole run, after which the last value is held.
     """
 
     begin: Fraction
@@ -78,6 +79,7 @@ class Window:
     denominator: int = 1
     before: tuple[float, ...] | None = None
     notes: list[str] = field(default_factory=list)
+    whole: bool = False
 
     def inside(self, **changes: Any) -> Window:
         """A window like this one with some of its fields changed."""
@@ -162,8 +164,21 @@ class Axis:
         largest = int(positions.max(initial=0)) * self.scale + self.shift + self.span
         if largest >= 2**53:  # floats would no longer hold these whole numbers: let Python divide them
             return np.array([self(int(position)) for position in positions.tolist()], dtype=np.float64)
-        passed = np.clip(positions * self.scale - self.shift, 0, self.limit)
+        limit = self.limit if self.limit is None or self.limit < 2**53 else None
+        passed = np.clip(positions * self.scale - self.shift, 0, limit)
         return np.asarray(passed / self.span, dtype=np.float64)
+
+
+def affine(position: Any, scale: int, offset: int = 0) -> Any:
+    """``position * scale + offset`` in whole numbers, for one position or an array; never wraps around."""
+    if isinstance(position, np.ndarray) and int(position.max(initial=0)) * scale + abs(offset) >= 2**62:
+        position = position.astype(object)
+    return position * scale + offset
+
+
+def integers(values: Sequence[int]) -> Integers:
+    """Whole numbers as an array that holds them exactly."""
+    return np.array(values, dtype=np.int64 if max(values, default=0) < 2**62 else object)
 
 
 def each(function: Callable[[float], float], x: N) -> N:
@@ -279,4 +294,4 @@ def run_window(
 ) -> Window:
     """The window that is the whole run."""
     end = None if run.total_steps is None else Fraction(run.total_steps)
-    return Window(Fraction(0), end, tuple(bases), own, run, where, beyond)
+    return Window(Fraction(0), end, tuple(bases), own, run, where, beyond, whole=True)

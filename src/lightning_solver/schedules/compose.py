@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from lightning_solver.durations import Duration
+from lightning_solver.durations import Duration, exact
 from lightning_solver.errors import SolverError
-from lightning_solver.schedules.base import Curve, Floats, Integers, Schedule, Window
+from lightning_solver.schedules.base import Curve, Floats, Integers, Schedule, Window, affine, integers
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Staircase(Schedule):
 
         # floor(n / d / stair) * stair, in units of 1 / stair.denominator
         def place(n: Any) -> Any:
-            return (n * stair.denominator) // (d * stair.numerator) * stair.numerator
+            return affine(affine(n, stair.denominator) // (d * stair.numerator), stair.numerator)
 
         return Moved(lay(self.of, window.inside(denominator=stair.denominator, where=f"{window.where}.of")), place)
 
@@ -120,7 +120,7 @@ class Staircase(Schedule):
 
         def place(n: Any) -> Any:
             if isinstance(n, np.ndarray):
-                return np.array(values)[np.searchsorted(thresholds, n, side="right") - 1]
+                return integers(values)[np.searchsorted(integers(thresholds), n, side="right") - 1]
             return values[bisect_right(thresholds, n) - 1]
 
         return Moved(lay(self.of, window.inside(denominator=unit, where=f"{window.where}.of")), place)
@@ -157,7 +157,7 @@ class Shift(Schedule):
         d = window.denominator
 
         def place(n: Any) -> Any:
-            return _not_negative(n * by.denominator + by.numerator * d)
+            return _not_negative(affine(n, by.denominator, by.numerator * d))
 
         inner = window.inside(denominator=d * by.denominator, where=f"{window.where}.of")
         return Moved(lay(self.of, inner), place)
@@ -185,7 +185,7 @@ class Scale(Schedule):
 
     def _factor(self) -> Fraction:
         try:
-            return Fraction(self.by)
+            return Fraction(self.by) if isinstance(self.by, str) else exact(self.by)
         except (ValueError, ZeroDivisionError):
             raise self._error("by", "is not a number", got=self.by, do="write 4, 2.5 or '1/3'") from None
 
@@ -196,7 +196,7 @@ class Scale(Schedule):
         d = window.denominator * by.denominator
         run = window.run.scaled(by)
         inner = window.inside(begin=begin, end=end, run=run, denominator=d, where=f"{window.where}.of")
-        return Moved(lay(self.of, inner), lambda n: n * by.numerator)
+        return Moved(lay(self.of, inner), lambda n: affine(n, by.numerator))
 
 
 def lay(schedule: Schedule | Sequence[Schedule], window: Window) -> Curve:
@@ -205,7 +205,11 @@ def lay(schedule: Schedule | Sequence[Schedule], window: Window) -> Curve:
     Raises:
         SolverError: Phases that do not cover the window, or what the schedules themselves refuse.
     """
-    return _joined((schedule,) if isinstance(schedule, Schedule) else schedule, window, window.where)
+    phases = (schedule,) if isinstance(schedule, Schedule) else schedule
+    curve = _joined(phases, window.inside(whole=False), window.where)
+    if not window.whole or window.end is None:
+        return curve
+    return Moved(curve, Hold(math.ceil(window.end * window.denominator)))
 
 
 # ------------------------------------------------------------------ the curves of the above
@@ -222,7 +226,7 @@ class Joined(Curve):
         return self.curves[max(bisect_right(self.starts, position) - 1, 0)].at(position)
 
     def over(self, positions: Integers) -> Floats:
-        which = np.maximum(np.searchsorted(self.starts, positions, side="right") - 1, 0)
+        which = np.maximum(np.searchsorted(integers(self.starts), positions, side="right") - 1, 0)
         parts = [
             (mask, curve.over(positions[mask])) for i, curve in enumerate(self.curves) if (mask := which == i).any()
         ]
@@ -267,6 +271,17 @@ class Moved(Curve):
         return self.curve.over(self.place(positions))
 
 
+@dataclass(frozen=True)
+class Hold:
+    """Positions beyond the last one count as the last one."""
+
+    last: int
+
+    def __call__(self, position: Any) -> Any:
+        """The position to look at."""
+        return np.minimum(position, self.last) if isinstance(position, np.ndarray) else min(position, self.last)
+
+
 def _not_negative(n: Any) -> Any:
     return np.maximum(n, 0) if isinstance(n, np.ndarray) else max(n, 0)
 
@@ -290,7 +305,7 @@ def _joined(phases: Sequence[Schedule], window: Window, where: str) -> Curve:
         curve = phase.lay(window.inside(begin=begin, end=end, before=before, where=name))
         position = math.ceil(begin * window.denominator)
         if curves:
-            _note_jump(curves[-1], curve, position, window, name)
+            _note_jump(curves[-1], curve, begin, window, name)
         starts.append(position)
         curves.append(curve)
         if end is not None:
@@ -331,11 +346,12 @@ def _empty(begin: Fraction, end: Fraction, denominator: int) -> bool:
     return math.ceil(end * denominator) == math.ceil(begin * denominator)
 
 
-def _note_jump(left: Curve, right: Curve, position: int, window: Window, where: str) -> None:
-    for base, a, b in zip(window.bases, left.at(position), right.at(position)):
+def _note_jump(left: Curve, right: Curve, at: Fraction, window: Window, where: str) -> None:
+    """Note a jump at a join: curves are clamped, so that the positions around a join give the values at it."""
+    exactly = at * window.denominator
+    for base, a, b in zip(window.bases, left.at(math.ceil(exactly)), right.at(math.floor(exactly))):
         if not math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-15):
-            step = position / window.denominator
-            window.notes.append(f"{where}: jumps from {a:.4g} to {b:.4g} at step {step:g} (base value {base:g})")
+            window.notes.append(f"{where}: jumps from {a:.4g} to {b:.4g} at step {float(at):g} (base value {base:g})")
             return
 
 

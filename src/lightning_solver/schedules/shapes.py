@@ -16,7 +16,18 @@ import numpy as np
 
 from lightning_solver.durations import Duration
 from lightning_solver.errors import SolverError
-from lightning_solver.schedules.base import Blend, Curve, Fixed, Growth, Integers, Level, Schedule, Window
+from lightning_solver.schedules.base import (
+    Axis,
+    Blend,
+    Curve,
+    Fixed,
+    Growth,
+    Integers,
+    Level,
+    Schedule,
+    Window,
+    integers,
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +145,7 @@ class Exponential(Schedule):
             axis = window.axis()
         else:
             axis = window.count(Duration.parse(self.every).resolve(window.run, f"{window.where}.every"))
+        _finite_growth(gamma, axis, window)
         return Growth(window.levels(self.start, "start"), axis, lambda periods: math.pow(gamma, periods))
 
 
@@ -163,6 +175,7 @@ class Step(Schedule):
         first = window.levels(self.start, "start")
         if duration.unit != "ep" or run.epoch_ends is None:
             count = window.count(duration.resolve(run, f"{window.where}.every"))
+            _finite_growth(gamma, count, window)
             return Growth(first, count, lambda stairs: math.pow(gamma, math.floor(stairs)))
         # Epochs that differ in length: the stairs are as uneven as they are.
         stairs: list[Fraction] = []
@@ -227,6 +240,16 @@ def _positive(every: int | str, where: str) -> None:
         raise SolverError(where, "must be longer than nothing", got=repr(every), do="give a length > 0")
 
 
+def _finite_growth(gamma: float, axis: Axis, window: Window) -> None:
+    """Refuse a factor above 1 that is applied for so long that no float holds the result."""
+    if gamma <= 1:
+        return
+    end = math.ceil(window.known_end() * window.denominator)
+    if axis(end) * math.log(gamma) > 700:
+        what = f"grows beyond what a float holds within {axis(end):g} periods"
+        raise SolverError(f"{window.where}.gamma", what, got=repr(gamma), do="give a factor <= 1, or an end")
+
+
 def _drops(first: tuple[float, ...], points: Sequence[Fraction], gamma: float, window: Window) -> Curve:
     """``first`` times ``gamma`` to the number of ``points`` reached; held where the window ends."""
     end = window.end
@@ -234,7 +257,7 @@ def _drops(first: tuple[float, ...], points: Sequence[Fraction], gamma: float, w
 
     def count(position: int | Integers) -> float | Integers:
         if isinstance(position, np.ndarray):
-            return np.searchsorted(np.array(reached), position, side="right").astype(np.float64)
+            return np.searchsorted(integers(reached), position, side="right").astype(np.float64)
         return float(bisect_right(reached, position))
 
     return Growth(first, count, lambda drops: math.pow(gamma, drops))
