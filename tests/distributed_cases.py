@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -199,6 +199,34 @@ def fsdp2_other_groups(folder: Path) -> None:
         message = "grouped in another way than in the sharded checkpoint.*or from a full checkpoint"
         with pytest.raises(SolverError, match=message):
             run(Sharded, two_shards(), solver=regrouped, ckpt=folder / "sharded", max_epochs=2)
+
+
+def fsdp1(folder: Path) -> None:
+    """FSDP1 flattens parameters: names and kinds are right with use_orig_params, and what cannot be is refused."""
+    torch.distributed.init_process_group("gloo")
+    settings = {"optimizer": {"name": "AdamW", "args": {"lr": 0.1}}, "rules": [{"match": "0.*", "lr_scale": 0.5}]}
+    rules = SolverSpec.from_dict(settings)
+
+    def wrapped(**kwargs: Any) -> torch.nn.Module:
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2))
+        inner = FullyShardedDataParallel(model[0], device_id=torch.device("cpu"), **kwargs)
+        model[0] = inner
+        return FullyShardedDataParallel(model, device_id=torch.device("cpu"), **kwargs)
+
+    plan = rules.plan(wrapped(use_orig_params=True), total_steps=3)
+    assert [*plan.parameters] == ["0.weight", "0.bias", "1.weight", "1.bias", "2.weight", "2.bias"]
+    assert [entry["lr"] for entry in plan.parameters.values()] == [0.05, 0.05, 0.1, 0.1, 0.1, 0.1]
+    assert [entry["weight_decay"] for entry in plan.parameters.values()] == [0.01, 0, 0, 0, 0.01, 0]
+    by_ndim = rules.replace(rules=[Rule(ndim=2, lr_scale=0.5)])
+    with pytest.raises(SolverError, match=r"rules\[0\]\.ndim: FSDP1 has flattened the parameters.*or use FSDP2"):
+        by_ndim.plan(wrapped(use_orig_params=True), total_steps=3)
+    with pytest.raises(SolverError, match=r"FSDP1 has merged the parameters into flat ones.*use_orig_params=True"):
+        rules.plan(wrapped(use_orig_params=False), total_steps=3)
+    alone = rules.replace(rules=[], default_rules=False).plan(wrapped(use_orig_params=False), total_steps=3)
+    assert len(alone.groups) == 1
+    optimizer, scheduler = alone.build()
+    optimizer.step()
+    scheduler.step()
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ class RunLength:
 
     def __post_init__(self) -> None:
         total: Any = self.total_steps
-        whole = isinstance(total, Integral) and type(total) is not bool  # numpy's whole numbers too
+        whole = isinstance(total, Integral) and not isinstance(self.total_steps, bool)  # numpy's whole numbers too
         if total is not None and not ((whole or isinstance(total, Fraction)) and total > 0):
             raise SolverError("total_steps", "must be a whole number >= 1", got=repr(total), do="correct it")
         if whole:

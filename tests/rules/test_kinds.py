@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_solver import Rule, SolverSpec
 from lightning_solver.rules.inventory import take_inventory
 from lightning_solver.rules.kinds import is_norm
 from lightning_solver.spec import KINDS
@@ -293,3 +294,16 @@ def test_a_tied_matrix_is_seen_from_each_of_its_names():
             self.head.weight = self.embed.weight
 
     assert kinds(Tied()) == {"embed.weight": "embedding", "head.weight": ""}
+
+
+def test_the_shape_that_zero_3_keeps_aside():
+    # DeepSpeed empties parameters while the plan is made and leaves their shape in ds_shape.
+    class NormedLinear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(0))
+            self.weight.ds_shape = torch.Size([4, 4])
+
+    assert kinds(NormedLinear()) == {"weight": ""}
+    spec = SolverSpec(optimizer={"name": "SGD"}, rules=[Rule(ndim=2, lr_scale=0.5)])
+    assert spec.plan(NormedLinear(), total_steps=1).parameters["weight"]["lr"] == 0.5e-3

@@ -48,15 +48,17 @@ class PlanGuard(Callback):
             raise SolverError(lost[0], what, got=got, do=do)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Sharded strategies restore when the optimiser is there already."""
+        """Strategies that shard restore when the optimiser is there already, by themselves and group by group."""
         if trainer.state.fn == "fit" and trainer.strategy.restore_checkpoint_after_setup:
             forget_loader(trainer)
-            refuse_regrouped_shards(trainer, pl_module)
+            if "optimizer_states" not in checkpoint:
+                refuse_regrouped(pl_module, checkpoint)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Loading a sharded checkpoint into other groups may fail deep in torch: say what the matter is."""
-        if trainer.global_step == 0 and not isinstance(exception, SolverError):
-            refuse_regrouped_shards(trainer, pl_module)
+        meta = Path(trainer.ckpt_path or "") / "meta.pt"
+        if trainer.global_step == 0 and not isinstance(exception, SolverError) and trainer.ckpt_path and meta.is_file():
+            refuse_regrouped(pl_module, torch.load(meta, weights_only=True, map_location="cpu"))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so if the run was not as long as planned, but for one that was stopped on purpose."""
@@ -68,18 +70,19 @@ class PlanGuard(Callback):
             report(f"the plan was made for {planned} optimiser steps, but the run made {trainer.global_step}")
 
 
-def refuse_regrouped_shards(trainer: Trainer, module: LightningModule) -> None:
+def refuse_regrouped(module: LightningModule, checkpoint: dict[str, Any]) -> None:
     """A sharded checkpoint is loaded group by group: it cannot be carried over to other groups.
+
+    Args:
+        module: The module with its plan.
+        checkpoint: What the checkpoint holds beside the shards.
 
     Raises:
         SolverError: The parameters were grouped in another way when the checkpoint was written.
     """
     plan: Plan | None = getattr(module, "solver_plan", None)
-    meta = Path(trainer.ckpt_path or "") / "meta.pt"
-    if plan is None or not trainer.ckpt_path or not meta.is_file():
-        return
-    schedulers = torch.load(meta, weights_only=True, map_location="cpu").get("lr_schedulers", [])
-    if not schedulers or "spec" not in schedulers[0]:
+    schedulers = checkpoint.get("lr_schedulers") or [{}]
+    if plan is None or "spec" not in schedulers[0]:
         return
     saved = SolverSpec.from_dict(schedulers[0]["spec"], "saved spec").replace(beyond_run="allow")
     old = saved.plan(module, run=plan.run)

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_solver.errors import SolverError, nearest
 from lightning_solver.plain import FrozenDict
 from lightning_solver.rules.inventory import Parameter, Place
+from lightning_solver.rules.kinds import shape_of
 from lightning_solver.spec import Rule
 
 Test = Callable[[Place], bool]
@@ -179,7 +180,7 @@ def _test(selector: str, choice: Any) -> Test:
         return lambda place: choice in place.kinds
     if selector == "module_class":
         return lambda place: choice in place.classes
-    return lambda place: place.tensor.ndim == choice
+    return lambda place: len(shape_of(place.tensor)) == choice
 
 
 def _selects_nothing(source: Source, selector: str, choice: Any, places: Sequence[Place], notes: list[str]) -> None:

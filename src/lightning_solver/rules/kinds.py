@@ -47,7 +47,9 @@ def kinds_of(owner: nn.Module, leaf: str, tensor: Tensor, owner_name: str = "") 
     names = (leaf, owner_name) if isinstance(owner, nn.Embedding) else (leaf,)
     if any(_POSITION.search(name) or _RELATIVE.search(name) for name in names):
         found.add("position")
-    table = isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) or (tensor.ndim == 2 and _named_embedding(owner))
+    table = isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) or (
+        len(shape_of(tensor)) == 2 and _named_embedding(owner)
+    )
     if table and leaf == "weight":
         found.add("embedding")
     if _TOKEN.search(leaf):
@@ -77,4 +79,9 @@ def _named_embedding(module: nn.Module) -> bool:
 
 def _vector_like(tensor: Tensor) -> bool:
     """At most one dimension is longer than 1, as in (C,), (C, 1, 1) or ()."""
-    return sum(size > 1 for size in tensor.shape) <= 1
+    return sum(size > 1 for size in shape_of(tensor)) <= 1
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """The shape that the parameter has in the model: DeepSpeed's ZeRO-3 empties parameters and keeps it aside."""
+    return tuple(getattr(tensor, "ds_shape", tensor.shape))
