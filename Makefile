@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test lint wheel-check check-all check-lower-bounds clean
+.PHONY: train test lint wheel-check bench check-all check-lower-bounds clean
 
 $(STAMP): pyproject.toml constraints.txt requirements-dev.txt examples/digits/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ wheel-check: $(STAMP)  ## the built wheel installs into an empty environment, im
 	cd .venv-wheel && bin/python ../.ci/check_installed.py
 	du -sh .venv-wheel/lib/python3*/site-packages/lightning_solver
 	rm -rf .venv-wheel dist
+
+bench: $(STAMP)  ## schedules and plans beside torch's own schedulers
+	$(BIN)/python benchmarks/schedules.py
 
 check-all: test lint wheel-check  ## and what takes long: five seeds of the example
 	cd examples/digits && ../../$(BIN)/python five_seeds.py

@@ -54,12 +54,6 @@ class DigitsCLI(SolverCLI):
         """The run's own folder, runs/digits/version_<number>."""
         return Path(self.trainer.log_dir or self.trainer.default_root_dir)
 
-    def before_plan(self) -> None:
-        """Draw into runs/ unless the command line names another place."""
-        options = self.config_init["plan"]
-        if options["output"] == "plan.png":
-            options["output"] = str(self.folder() / "plan.png")
-
     def before_fit(self) -> None:
         self.start = time.perf_counter()
 

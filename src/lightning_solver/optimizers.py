@@ -18,6 +18,29 @@ from lightning_solver.spec import OptimizerSpec
 
 
 @dataclass(frozen=True)
+class Slot:
+    """Where a scheduled option is kept in a parameter group: its key, and its place if the value is a tuple."""
+
+    key: str
+    index: int | None = None
+
+    def read(self, options: Mapping[str, Any]) -> float:
+        """The option's value in a group."""
+        value = options[self.key]
+        return float(value if self.index is None else value[self.index])
+
+    def write(self, group: dict[str, Any], value: float) -> None:
+        """Set the option in a group of an optimiser."""
+        held = group[self.key]
+        if self.index is not None:
+            group[self.key] = (*held[: self.index], value, *held[self.index + 1 :])
+        elif isinstance(held, Tensor):
+            held.fill_(value)  # a tensor that a captured graph or a compiled step reads
+        else:
+            group[self.key] = value
+
+
+@dataclass(frozen=True)
 class Recipe:
     """An optimiser that can be built for any parameters.
 
@@ -43,6 +66,29 @@ class Recipe:
             do = suggestion(option, self.defaults, "options")
             raise SolverError(where, f"{self.cls.__name__} has no option {option}", got=repr(option), do=do)
         return _checked(option, value, self.hints, where)
+
+    def slot(self, option: str, where: str) -> Slot:
+        """Where an optimiser keeps a numeric option.
+
+        Raises:
+            SolverError: It has no such option, or the option is not a number.
+        """
+        defaults = self.defaults
+        if option in ("momentum", "beta2") and option not in defaults and _is_pair(defaults.get("betas")):
+            return Slot("betas", 0 if option == "momentum" else 1)
+        numeric = [name for name, value in defaults.items() if _is_number(value)]
+        if _is_pair(defaults.get("betas")):
+            numeric += ["beta2"] if "momentum" in defaults else ["momentum", "beta2"]
+        if option in defaults and option in numeric:
+            return Slot(option)
+        name = self.cls.__name__
+        if option in defaults:
+            do = (
+                "schedule momentum (betas[0]) or beta2 (betas[1])" if option == "betas" else suggestion(option, numeric)
+            )
+            raise SolverError(where, f"{option} of {name} is not a number", got=repr(defaults[option]), do=do)
+        do = suggestion(option, numeric, "options")
+        raise SolverError(where, f"{name} has no option {option}", got=repr(option), do=do)
 
     def try_options(self, options: Mapping[str, Any], where: str) -> None:
         """Let the class check the options of a group as if they were its own, as it never looks at those of a group.
@@ -71,6 +117,14 @@ class Recipe:
     def build(self, groups: list[dict[str, Any]]) -> Optimizer:
         """The optimiser over parameter groups."""
         return self.cls(groups, **self.args)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) >= 2 and all(map(_is_number, value))
 
 
 def resolve_optimizer(spec: OptimizerSpec, lr: float | None = None, where: str = "optimizer") -> Recipe:

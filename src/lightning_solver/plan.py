@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lightning_solver.durations import RunLength
-from lightning_solver.errors import SolverError, suggestion
-from lightning_solver.optimizers import Recipe, resolve_optimizer
+from lightning_solver.errors import SolverError
+from lightning_solver.groups import Group, group_parameters
+from lightning_solver.optimizers import Recipe, Slot, resolve_optimizer
 from lightning_solver.plain import FrozenDict
 from lightning_solver.rules.cascade import Cascade, Settings, Source, select
 from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
@@ -27,51 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_RULE = Rule(kind=("norm", "bias"), weight_decay=0.0, name="no_decay")
 """No weight decay on biases and normalisation layers, as in He et al. (2019), "Bag of Tricks", and everywhere since."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Parameters that share every setting.
-
-    Args:
-        name: Readable, unique, of characters that every logger takes.
-        options: Option -> base value, before any schedule.
-        names: Qualified names of its parameters.
-        tensors: The parameters, in the order of ``names``.
-    """
-
-    name: str
-    options: Mapping[str, Any]
-    names: tuple[str, ...]
-    tensors: tuple[Tensor, ...]
-
-    @property
-    def numel(self) -> int:
-        """How many numbers its parameters hold."""
-        return sum(tensor.numel() for tensor in self.tensors)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a scheduled option is kept in a parameter group: its key, and its place if the value is a tuple."""
-
-    key: str
-    index: int | None = None
-
-    def read(self, options: Mapping[str, Any]) -> float:
-        """The option's value in a group."""
-        value = options[self.key]
-        return float(value if self.index is None else value[self.index])
-
-    def write(self, group: dict[str, Any], value: float) -> None:
-        """Set the option in a group of an optimiser."""
-        held = group[self.key]
-        if self.index is not None:
-            group[self.key] = (*held[: self.index], value, *held[self.index + 1 :])
-        elif isinstance(held, Tensor):
-            held.fill_(value)  # a tensor that a captured graph or a compiled step reads
-        else:
-            group[self.key] = value
 
 
 @dataclass(frozen=True)
@@ -121,12 +76,12 @@ class Plan:
         """The curve of an option, scheduled or not, to be asked for single steps."""
         if option in self.curves:
             return self.curves[option]
-        slot = find_slot(option, self.recipe, option)
+        slot = self.recipe.slot(option, option)
         return Fixed(tuple(slot.read(group.options) for group in self.groups))
 
     def slot(self, option: str) -> Slot:
         """Where the optimiser's groups keep an option."""
-        return find_slot(option, self.recipe, option)
+        return self.recipe.slot(option, option)
 
     def build(self) -> tuple[Optimizer, PlanScheduler]:
         """The optimiser, its groups named and at their values of step 0, and the scheduler that moves them.
@@ -199,7 +154,7 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         for parameter, names in zip(inventory, matched)
         if parameter.tensor.requires_grad
     }
-    groups = _grouped(trainable, settings, recipe)
+    groups = group_parameters(trainable, settings, recipe)
     for group in groups:
         recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
     recipe.try_groups([(group.options, group.tensors) for group in groups])
@@ -220,36 +175,6 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         curves=FrozenDict(curves),
         notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def find_slot(option: str, recipe: Recipe, where: str) -> Slot:
-    """Where an optimiser keeps a numeric option.
-
-    Raises:
-        SolverError: It has no such option, or the option is not a number.
-    """
-    defaults = recipe.defaults
-    if option in ("momentum", "beta2") and option not in defaults and _is_pair(defaults.get("betas")):
-        return Slot("betas", 0 if option == "momentum" else 1)
-    numeric = [name for name, value in defaults.items() if _is_number(value)]
-    if _is_pair(defaults.get("betas")):
-        numeric += ["beta2"] if "momentum" in defaults else ["momentum", "beta2"]
-    if option in defaults and option in numeric:
-        return Slot(option)
-    name = recipe.cls.__name__
-    if option in defaults:
-        do = "schedule momentum (betas[0]) or beta2 (betas[1])" if option == "betas" else suggestion(option, numeric)
-        raise SolverError(where, f"{option} of {name} is not a number", got=repr(defaults[option]), do=do)
-    do = f"{suggestion(option, numeric, 'options')}"
-    raise SolverError(where, f"{name} has no option {option}", got=repr(option), do=do)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (tuple, list)) and len(value) >= 2 and all(map(_is_number, value))
 
 
 def _sources(spec: SolverSpec, recipe: Recipe) -> list[Source]:
@@ -294,56 +219,17 @@ def _left_out(inventory: Sequence[Parameter]) -> dict[str, str]:
     return reasons
 
 
-def _grouped(trainable: Sequence[Parameter], settings: Mapping[int, Settings], recipe: Recipe) -> tuple[Group, ...]:
-    members: dict[Mapping[str, Any], list[Parameter]] = {}
-    for parameter in trainable:
-        members.setdefault(settings[id(parameter.tensor)].values, []).append(parameter)
-    taken: set[str] = set()
-    groups = []
-    for options, parameters in members.items():
-        name = _unique(_group_name(options, settings[id(parameters[0].tensor)], recipe), taken)
-        names = tuple(parameter.name for parameter in parameters)
-        groups.append(Group(name, options, names, tuple(parameter.tensor for parameter in parameters)))
-    return tuple(groups)
-
-
-def _group_name(options: Mapping[str, Any], settings: Settings, recipe: Recipe) -> str:
-    """What sets a group apart from the optimiser's own values: names of rules, else the values themselves."""
-    words: dict[str, None] = {}
-    for option, value in options.items():
-        base = recipe.defaults[option]
-        if value == base:
-            continue
-        names = [name for source in settings.sources[option] if (name := source.rule.short_name())]
-        if option == "weight_decay" and value == 0:
-            names = ["no_decay"]
-        elif not names and option == "lr" and base:
-            names = [f"lr_x{value / base:.3g}"]
-        for name in names or [f"{option}_{value}"]:
-            words[re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")] = None
-    return ".".join(words) or "default"
-
-
 def _why(group: Group, settings: Mapping[int, Settings]) -> str:
     reasons = settings[id(group.tensors[0])].reasons
     sources = settings[id(group.tensors[0])].sources
     return ", ".join(f"{option}: {reasons[option]}" for option in sources) or "no rule"
 
 
-def _unique(name: str, taken: set[str]) -> str:
-    candidate, count = name, 1
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate)
-    return candidate
-
-
 def _curve(
     spec: SolverSpec, recipe: Recipe, run: RunLength, option: str, groups: Sequence[Group], notes: list[str]
 ) -> Curve:
     where = f"schedules.{option}"
-    slot = find_slot(option, recipe, where)
+    slot = recipe.slot(option, where)
     bases = [slot.read(group.options) for group in groups]
     window = run_window(bases, run, where, own=slot.read(recipe.defaults), beyond=spec.beyond_run)
     curve = lay(spec.schedules[option], window)

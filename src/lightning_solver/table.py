@@ -10,7 +10,8 @@ import numpy as np
 from lightning_solver.schedules.base import Curve
 
 if TYPE_CHECKING:
-    from lightning_solver.plan import Group, Plan
+    from lightning_solver.groups import Group
+    from lightning_solver.plan import Plan
 
 _ALWAYS_SHOWN = ("lr", "weight_decay", "momentum", "betas")
 
