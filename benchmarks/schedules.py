@@ -65,16 +65,13 @@ def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    print(
-        f"lightning_solver {lightning_solver.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
+    versions = f"lightning_solver {lightning_solver.__version__}, torch {torch.__version__}"
+    print(f"{versions}, Python {platform.python_version()}")
     print(f"{platform.machine()}, 1 thread; one scheduler step, {STEPS} steps x {REPEATS} pairs\n")
     print("groups  peer            ours us  peer us  ours/peer (lowest .. highest)")
     for groups in (2, 200):
         for kind in ("LambdaLR", "SequentialLR"):
-            pairs = []
-            for _ in range(REPEATS):
-                pairs.append((seconds(ours(groups)), seconds(torchs(groups, kind))))
+            pairs = [(seconds(ours(groups)), seconds(torchs(groups, kind))) for _ in range(REPEATS)]
             ratios = sorted(a / b for a, b in pairs)
             mine, peer = (1e6 * statistics.median(column) for column in zip(*pairs))
             spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} .. {ratios[-1]:.2f})"
