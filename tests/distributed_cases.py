@@ -232,3 +232,7 @@ def fsdp1(folder: Path) -> None:
 if __name__ == "__main__":
     loader()
     globals()[sys.argv[1]](Path(sys.argv[2]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter, after all is said and done

@@ -181,10 +181,7 @@ def test_exact_finds_the_fraction_that_a_float_came_from(fraction):
 
 
 def test_percent_needs_the_length_of_the_run():
-    message = (
-        "x.until: needs the length of the run; got the length of the run is not known; "
-        "give total_steps, or a schedule in steps"
-    )
+    message = "x.until: needs the length of the run, which is not given; give total_steps, or a schedule in steps"
     with pytest.raises(SolverError, match=re.escape(message)):
         Duration.parse("10%").resolve(RunLength(steps_per_epoch=5), "x.until")
 

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    EMAWeightAveraging,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -253,6 +260,7 @@ def test_lightning_logs_the_groups_by_name(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ beside what Lightning does by itself
 
 
+@pytest.mark.filterwarnings("ignore:[\\s\\S]*:DeprecationWarning:lightning.pytorch.cli")
 def test_lightning_cli_that_replaces_configure_optimizers_is_told(tmp_path: Path) -> None:
     class Alone(Net):
         def train_dataloader(self) -> Any:
@@ -376,3 +384,116 @@ def test_more_schedules_than_lr() -> None:
     trainer(max_epochs=1, callbacks=[Note()]).fit(net, loader())
     planned = [net.solver_plan.curve(option)[:, 0].tolist() for option in ("weight_decay", "momentum")]
     assert [list(column) for column in zip(*seen)] == planned
+
+
+# ------------------------------------------------------------------ what is planned is what is run
+
+
+def told(caplog: pytest.LogCaptureFixture, net: Net, **kwargs: Any) -> str:
+    with caplog.at_level(logging.WARNING, "lightning_solver"):
+        trainer(**{"max_epochs": 2, **kwargs}).fit(net, loader())
+    return caplog.text
+
+
+def test_a_batch_size_found_after_the_plan_is_planned_anew(caplog: pytest.LogCaptureFixture) -> None:
+    class Sized(Net):
+        batch_size = 4
+
+        def train_dataloader(self) -> Any:
+            return loader(batch_size=self.batch_size)
+
+        def val_dataloader(self) -> Any:
+            return loader(8)
+
+    net = Sized(spec())
+    finder = BatchSizeFinder(mode="power", steps_per_trial=1, init_val=8, max_trials=1)
+    with caplog.at_level(logging.WARNING, "lightning_solver"):
+        fit = trainer(max_epochs=2, callbacks=[finder])
+        fit.fit(net)
+    assert net.solver_plan.run.total_steps == fit.global_step < 20
+    assert "planned anew" in caplog.text
+    assert fit.lr_scheduler_configs[0].scheduler.last_epoch == fit.global_step
+    assert net.used[-fit.global_step :] == net.solver_plan.curve("lr").tolist()
+
+
+def test_a_checkpoint_of_another_batch_size_is_told(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    fit = trainer(max_epochs=2)
+    fit.fit(Net(spec()), loader(batch_size=8))
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    with caplog.at_level(logging.WARNING, "lightning_solver"):
+        trainer(max_epochs=4).fit(Net(spec()), loader(batch_size=4), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
+    assert "written after 10 optimiser steps, but epoch 2 goes from step 20 to 30 of the plan" in caplog.text
+
+
+def test_a_configure_optimizers_of_ones_own_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Own(Net):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    assert "Own has a configure_optimizers of its own: its solver is not followed" in told(caplog, Own(spec()))
+
+
+def test_a_scheduler_that_is_dropped_is_an_error() -> None:
+    class Dropping(Net):
+        def configure_optimizers(self) -> Any:
+            return super().configure_optimizers()["optimizer"]
+
+    net = Dropping(spec())
+    with pytest.raises(SolverError, match=r"Dropping\.configure_optimizers: the scheduler of the plan is not among"):
+        trainer(max_epochs=1).fit(net, loader())
+    assert net.used == []
+
+
+@pytest.mark.filterwarnings("ignore:Swapping scheduler:UserWarning")
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch:UserWarning")
+def test_a_scheduler_that_takes_over_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    text = told(caplog, Net(spec()), callbacks=[averaging], max_epochs=4)
+    assert text.count("another scheduler has taken over") == 1
+
+
+class Manual(Net):
+    def __init__(self, solver: SolverSpec, moves: bool) -> None:
+        super().__init__(solver)
+        self.automatic_optimization = False
+        self.moves = moves
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.head(self.backbone(batch)).square().mean())
+        self.used.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        if self.moves:
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        pass
+
+
+def test_manual_optimisation(caplog: pytest.LogCaptureFixture) -> None:
+    net = Manual(spec(), moves=True)
+    assert told(caplog, net) == ""
+    assert net.used == net.solver_plan.curve("lr").tolist()
+
+
+def test_manual_optimisation_that_forgets_the_schedule_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert "under manual optimisation call self.lr_schedulers().step()" in told(caplog, Manual(spec(), moves=False))
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 0}, {"max_steps": 0}], ids=repr)
+def test_nothing_to_train(settings: dict[str, int]) -> None:
+    with pytest.raises(SolverError, match="max_steps or max_epochs is 0, so that there is nothing to train"):
+        trainer(**settings).fit(Net(spec()), loader())
+    trainer(**settings).fit(Net(spec(schedules={})), loader())
+
+
+def test_notes_are_told_when_training_starts(caplog: pytest.LogCaptureFixture) -> None:
+    schedules = {"lr": [Linear(start=0.0, until="20%"), Cosine()]}
+    assert "the learning rate of the first step is 0" in told(caplog, Net(spec(schedules=schedules)))
+
+
+def test_solver_lr_is_an_attribute_like_any_other() -> None:
+    assert Net(spec(optimizer=OptimizerSpec("AdamW"))).solver_lr == 0.001
+    assert not hasattr(Net(SolverSpec()), "solver_lr")

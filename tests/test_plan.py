@@ -287,9 +287,7 @@ def test_a_length_that_nothing_needs_may_be_unknown(run):
     optimizer.step()
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == made.curve_of("lr").at(1)[0]
-    with pytest.raises(
-        SolverError, match=f"total_steps: needs the length of the run; got {run.unknown or 'the length'}"
-    ):
+    with pytest.raises(SolverError, match="total_steps: needs the length of the run"):
         made.curve("lr")
 
 

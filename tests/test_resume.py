@@ -230,7 +230,7 @@ def test_saved_state_loads_with_weights_only_and_names_its_class():
     torch.save(state, file)
     file.seek(0)
     read = torch.load(file, weights_only=True)
-    assert read["optimizer"].endswith(".AdamW")
+    assert read["lightning_solver"]["class"].endswith(".AdamW")
     module = net()
     optimizer = build(module)
     optimizer.load_state_dict(read)
@@ -245,3 +245,75 @@ def test_moments_go_to_the_parameter_s_own_precision(dtype):
     optimizer = build(module)
     optimizer.load_state_dict(state)
     assert {value["exp_avg"].dtype for value in optimizer.state.values()} == {dtype}
+
+
+# ------------------------------------------------------------------ what an optimiser keeps in its groups
+
+
+class Keeps(torch.optim.SGD):
+    """Counts steps in its groups and adapts an argument of its own, as many optimisers of other packages do."""
+
+    def __init__(self, params, lr: float = 0.1, d: float = 1e-6, scale: float = 1.0):
+        super().__init__(params, lr=lr)
+        for name, value in (("d", d), ("scale", scale)):
+            self.defaults[name] = value
+            for group in self.param_groups:
+                group.setdefault(name, value)
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["step"] = group.get("step", 0) + 1
+            group["d"] = group["d"] * 2
+        return super().step(closure)
+
+
+def kept(rules=(), steps=0, **args):
+    model = torch.nn.Linear(3, 2)
+    block = {"optimizer": {"name": f"{__name__}.Keeps", "args": args}, "rules": list(rules), "default_rules": False}
+    spec = SolverSpec.from_dict({**block, "schedules": {"lr": {"class_path": "Cosine"}}})
+    optimizer, scheduler = spec.plan(model, total_steps=10).build()
+    for _ in range(steps):
+        model(torch.ones(3)).sum().backward()
+        optimizer.step()
+        scheduler.step()
+    return optimizer
+
+
+def test_what_the_class_keeps_in_its_groups_is_state():
+    old = kept(steps=3)
+    saved = io.BytesIO()
+    torch.save(old.state_dict(), saved)
+    saved.seek(0)
+    new = kept()
+    new.load_state_dict(torch.load(saved, weights_only=True))
+    assert [(g["step"], g["d"], g["scale"]) for g in new.param_groups] == [(3, 8e-6, 1.0)]
+
+
+def test_what_the_spec_says_now_wins_over_what_was_only_said_then():
+    new = kept(scale=5.0)
+    new.load_state_dict(kept(steps=3, scale=2.0).state_dict())
+    assert [(g["step"], g["d"], g["scale"]) for g in new.param_groups] == [(3, 8e-6, 5.0)]
+
+
+def test_split_groups_each_get_what_was_kept():
+    new = kept([{"match": "bias", "lr_scale": 0.5}])
+    new.load_state_dict(kept(steps=3).state_dict())
+    assert [(g["step"], g["d"]) for g in new.param_groups] == [(3, 8e-6), (3, 8e-6)]
+
+
+def test_merged_groups_that_kept_different_things_are_refused():
+    old = kept([{"match": "bias", "set": {"d": 1e-3}}], steps=3)
+    with pytest.raises(SolverError, match=r"group default: the optimiser kept different values of d .*8e-06.*0\.008"):
+        kept().load_state_dict(old.state_dict())
+
+
+def test_a_parameter_that_never_had_a_gradient_is_not_new(caplog):
+    model = torch.nn.ModuleList([torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)])
+    spec = SolverSpec.from_dict({"optimizer": {"name": "AdamW"}})
+    optimizer, _ = spec.plan(model, total_steps=3).build()
+    model[0](torch.ones(3)).sum().backward()
+    optimizer.step()
+    again, _ = spec.plan(model, total_steps=3).build()
+    with caplog.at_level("WARNING", "lightning_solver"):
+        again.load_state_dict(optimizer.state_dict())
+    assert caplog.text == ""

@@ -14,6 +14,7 @@ from jsonargparse import Namespace, class_from_function, get_loader  # type: ign
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from yaml import YAMLError
 
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.mixin import SolverMixin
@@ -92,7 +93,10 @@ class SolverCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, then check the solver block with its path at hand."""
         self._given = [str(arg) for arg in args] if isinstance(args, list) else sys.argv[1:] if args is None else []
-        super().parse_arguments(parser, args)
+        try:
+            super().parse_arguments(parser, args)
+        except (ValueError, TypeError, YAMLError) as error:  # jsonargparse lets some through
+            parser.error(str(error))
         self._solvers = {key: deepcopy(block) for key, block in _solver_blocks(self._section())}
         for key, block in self._solvers.items():
             if not isinstance(block, SolverSpec):
@@ -149,7 +153,9 @@ class SolverCLI(LightningCLI):
         if found is None:
             return message
         name = found[1] or found[2]
-        return str(SolverError(name, "unknown key", do=suggestion(name, self._known_options(), "keys")))
+        depth = name.count(".")
+        known = [option for option in self._known_options() if option.count(".") == depth]
+        return str(SolverError(name, "unknown key", do=suggestion(name, known, "keys")))
 
     # ------------------------------------------------------------------ not for users
 
@@ -168,7 +174,7 @@ class SolverCLI(LightningCLI):
     def _known_options(self) -> list[str]:
         parsers = getattr(self, "_subcommand_parsers", {})
         chosen = [parsers[arg] for arg in self._given if arg in parsers] or list(parsers.values())
-        return [action.dest for parser in chosen for action in parser._actions]
+        return [a.dest for parser in chosen for a in parser._actions if not a.dest.endswith("help")]
 
     def _blocks_in_files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """The solver blocks of the configuration files that were given."""
@@ -178,10 +184,13 @@ class SolverCLI(LightningCLI):
             path = value or (self._given[i + 1] if i + 1 < len(self._given) else "")
             if name not in ("-c", "--config") or not Path(path).is_file():
                 continue
-            data = load(Path(path).read_text())
+            try:
+                data = load(Path(path).read_text())
+            except YAMLError:  # which the parser has told
+                continue
             if isinstance(data, Mapping):
                 sections = [data, *(data[name] for name in self.subcommands() if isinstance(data.get(name), Mapping))]
-                yield from (item for section in sections for item in _solver_blocks(section) if _is_mapping(item[1]))
+                yield from (item for section in sections for item in _solver_blocks(section))
 
 
 def plan(

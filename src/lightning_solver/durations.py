@@ -175,9 +175,9 @@ class RunLength:
     def known_total(self, where: str) -> int | Fraction:
         """``total_steps``, or an error that says what to do where it is not known."""
         if self.total_steps is None:
-            what = self.unknown or "the length of the run is not known"
+            what = "needs the length of the run" if self.unknown else "needs the length of the run, which is not given"
             do = "give total_steps, or a schedule in steps (500st) that needs no end"
-            raise SolverError(where, "needs the length of the run", got=what, do=do)
+            raise SolverError(where, what, got=self.unknown, do=do)
         return self.total_steps
 
     def steps_at_epoch(self, epoch: Fraction, where: str = "epoch") -> Fraction:

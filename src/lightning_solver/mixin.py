@@ -12,7 +12,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_solver.callbacks.plan_guard import PlanGuard
+from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
+from lightning_solver.logs import report
+from lightning_solver.optimizers import resolve_optimizer
 from lightning_solver.plan import Plan
 from lightning_solver.real_steps import RealSteps
 from lightning_solver.run_length import trainer_run_length
@@ -74,19 +77,34 @@ class SolverMixin(_Base):
         return self._solver_plan
 
     @property
+    def solver_scheduler(self) -> PlanScheduler | None:
+        """The scheduler that the plan of the present or the last ``fit`` built."""
+        return self._solver_scheduler
+
+    @property
     def solver_lr(self) -> float:
         """The optimiser's learning rate; setting it moves every group, ratios kept."""
         spec = self._given_solver()
-        value = self._solver_plan.recipe.defaults["lr"] if self._solver_plan else spec.own_value("lr")
-        if value is None:
-            raise SolverError("solver.lr", "is not known before the plan is made", do="give it in the spec")
-        return float(value)
+        if self._solver_plan is not None:
+            return float(self._solver_plan.recipe.defaults["lr"])
+        if spec.optimizer is None:
+            raise AttributeError("a solver without an optimiser has no learning rate")
+        return float(resolve_optimizer(spec.optimizer, spec.lr).defaults["lr"])
 
     @solver_lr.setter
     def solver_lr(self, value: float) -> None:
         self._solver = self._given_solver().replace(lr=float(value))
-        if self._solver_scheduler is not None and self._solver_plan is not None:
-            self._solver_plan = self._solver_spec_for_run().plan(self, run=self._solver_plan.run)
+        if self._solver_plan is not None:
+            self.plan_anew(self._solver_plan.run)
+
+    def plan_anew(self, run: RunLength) -> None:
+        """Go on in mid-run by the present specification and another length of the run.
+
+        Args:
+            run: The length of the run.
+        """
+        if self._solver_scheduler is not None:
+            self._solver_plan = self._solver_spec_for_run().plan(self, run=run)
             self._solver_scheduler.follow(self._solver_plan)
 
     def configure_optimizers(self) -> Any:
@@ -97,6 +115,8 @@ class SolverMixin(_Base):
         """
         spec = self._solver_spec_for_run()
         plan = spec.plan(self, run=trainer_run_length(self.trainer))
+        if plan.notes:
+            report("notes on the plan:", plan.notes)
         optimizer, scheduler = plan.build()
         self._solver_plan, self._solver_scheduler = plan, scheduler
         self._real_steps = RealSteps(optimizer)

@@ -49,12 +49,14 @@ class Recipe:
         args: Its checked arguments, without ``params``.
         defaults: Every option of a parameter group and its value where no rule changes it.
         hints: Annotations of the arguments, where the class has them.
+        takes: Names of the arguments.
     """
 
     cls: type[Optimizer]
     args: Mapping[str, Any]
     defaults: Mapping[str, Any]
     hints: Mapping[str, Any]
+    takes: frozenset[str]
 
     def check_option(self, option: str, value: Any, where: str) -> Any:
         """``value`` as the optimiser takes it for ``option``.
@@ -65,6 +67,8 @@ class Recipe:
         if option not in self.defaults:
             do = suggestion(option, self.defaults, "options")
             raise SolverError(where, f"{self.cls.__name__} has no option {option}", got=repr(option), do=do)
+        if option not in self.hints and _is_number(self.defaults[option]) and not _is_number(value):
+            raise SolverError(where, "must be a number", got=repr(value), do="give a number")
         return _checked(option, value, self.hints, where)
 
     def slot(self, option: str, where: str) -> Slot:
@@ -96,7 +100,7 @@ class Recipe:
         Raises:
             SolverError: The class refuses them.
         """
-        own = self.hints.keys() & options.keys()
+        own = self.takes & options.keys()
         changed = {name: options[name] for name in own if options[name] != self.defaults[name]}
         if changed:
             _try(self.cls, [torch.nn.Parameter(torch.zeros(1, 1))], {**self.args, **changed}, where)
@@ -159,7 +163,7 @@ def resolve_optimizer(spec: OptimizerSpec, lr: float | None = None, where: str =
         raise SolverError(f"{where}.args", f"{cls.__name__} needs {' and '.join(missing)}", got=repr(args), do="add it")
     trial = _try(cls, [torch.nn.Parameter(torch.zeros(1, 1))], args, f"{where}.args")
     defaults = {name: value for name, value in trial.defaults.items() if name != "params"}
-    return Recipe(cls, FrozenDict(args), freeze(defaults), FrozenDict(hints))
+    return Recipe(cls, FrozenDict(args), freeze(defaults), FrozenDict(hints), frozenset(names))
 
 
 def _try(cls: type[Optimizer], params: list[Any], args: Mapping[str, Any], where: str) -> Optimizer:

@@ -254,7 +254,12 @@ def _misfit(value: Any, hint: Any, where: str) -> SolverError:
     if typing.get_origin(hint) is Literal and isinstance(value, str):
         choices = [str(choice) for choice in typing.get_args(hint)]
         return SolverError(where, "unknown value", got=repr(value), do=suggestion(value, choices, "values"))
-    return SolverError(where, f"must be {describe(hint)}", got=f"{value!r} ({type(value).__name__})", do="correct it")
+    got = f"{value!r} ({type(value).__name__})"
+    for choice in (hint, *typing.get_args(hint)):
+        if isinstance(choice, type) and issubclass(choice, Plain) and dataclasses.fields(choice):
+            do = f"write a mapping with some of the keys {', '.join(field_hints(choice))}"
+            return SolverError(where, f"must be {describe(hint)}", got=got, do=do)
+    return SolverError(where, f"must be {describe(hint)}", got=got, do="correct it")
 
 
 def describe(hint: Any) -> str:

@@ -160,7 +160,7 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     recipe.try_groups([(group.options, group.tensors) for group in groups])
     _note_idle(sources, inventory, matched, settings, notes)
     curves = {option: _curve(spec, recipe, run, option, groups, notes) for option in spec.schedules}
-    _note_still(curves, groups, notes)
+    _note_still(curves, groups, _last_step(run), notes)
     member = {name: group.name for group in groups for name in group.names}
     return Plan(
         spec=spec,
@@ -234,7 +234,7 @@ def _curve(
     window = run_window(bases, run, where, own=slot.read(recipe.defaults), beyond=spec.beyond_run)
     curve = lay(spec.schedules[option], window)
     notes.extend(window.notes)
-    last = 0 if run.total_steps is None else int(run.total_steps) - 1
+    last = _last_step(run)
     decays = slot.key in ("betas", "momentum")
     seen = curve.over(np.arange(last + 1) if decays else np.array([0, last // 2, last]))
     if decays and seen.max() >= 1:
@@ -272,8 +272,15 @@ def _note_idle(
             notes.append(f"{source.label}: later rules override all that it says")
 
 
-def _note_still(curves: Mapping[str, Curve], groups: Sequence[Group], notes: list[str]) -> None:
+def _last_step(run: RunLength) -> int:
+    """The number of the last step; of the first, where the length is not known."""
+    return 0 if run.total_steps is None else int(run.total_steps) - 1
+
+
+def _note_still(curves: Mapping[str, Curve], groups: Sequence[Group], last: int, notes: list[str]) -> None:
     if "lr" in curves and not any(curves["lr"].at(0)):
         notes.append("schedules.lr: the learning rate of the first step is 0, so that nothing is learnt in it")
-    still = [group.name for group in groups if group.options.get("lr") == 0]
-    notes.extend(f"group {name}: its learning rate is 0, so that it is never trained" for name in still)
+    seen = curves["lr"].over(np.array([0, last // 2, last])) if "lr" in curves else np.zeros((1, len(groups)))
+    for group, column in zip(groups, seen.T):
+        if group.options.get("lr") == 0 and not column.any():
+            notes.append(f"group {group.name}: its learning rate is 0, so that it is never trained")

@@ -3,29 +3,56 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 
+_KEY = "lightning_solver"
+_BOOKKEEPING = frozenset({"params", "param_names", "name", "initial_lr"})
 
-def carry_state_by_name(optimizer: Optimizer) -> None:
+
+def carry_state_by_name(optimizer: Optimizer, planned: Sequence[Mapping[str, Any]], moved: Collection[str]) -> None:
     """Make ``optimizer.load_state_dict`` assign saved state by parameter name and keep the present settings.
 
     Torch assigns by position: with groups in another order, moments end up on the wrong tensors, silently.
+
+    Args:
+        optimizer: The optimiser; it is given hooks.
+        planned: The options of each group as the plan has them.
+        moved: Options that schedules move. What else has changed in a group since, the optimiser itself keeps there
+            (a step count, an estimate of the learning rate), and it is state.
     """
-    optimizer.register_state_dict_post_hook(_sign)
+
+    def sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        own = [_kept_by_the_class(group, p, moved) for group, p in zip(state_dict["param_groups"], planned)]
+        state_dict[_KEY] = {"class": _class_of(optimizer), "shapes": _shapes(optimizer), "own": own}
+        return state_dict
+
+    optimizer.register_state_dict_post_hook(sign)
     optimizer.register_load_state_dict_pre_hook(_carry)
 
 
-def _sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Write the optimiser's class and the shapes into its state: moments of something else are of no use."""
-    state_dict["optimizer"] = _class_of(optimizer)
-    state_dict["shapes"] = _shapes(optimizer)
-    return state_dict
+def _kept_by_the_class(group: Mapping[str, Any], planned: Mapping[str, Any], moved: Collection[str]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in group.items()
+        if key not in _BOOKKEEPING and key not in moved and not (key in planned and _equal(value, planned[key]))
+    }
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        return isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
+    return bool(a == b) or (isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and list(a) == list(b))
+
+
+def _class_of(optimizer: Optimizer) -> str:
+    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
 
 
 def _shapes(optimizer: Optimizer) -> dict[str, list[int]]:
@@ -36,49 +63,71 @@ def _shapes(optimizer: Optimizer) -> dict[str, list[int]]:
     }
 
 
-def _class_of(optimizer: Optimizer) -> str:
-    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
-
-
 def _carry(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     """The saved state laid out as the present groups are, with their present settings."""
-    saved = _by_name(state_dict)
-    groups = optimizer.state_dict()["param_groups"]
-    wrote = state_dict.get("optimizer", _class_of(optimizer))
+    saved_groups = [_names(group, i) for i, group in enumerate(state_dict["param_groups"])]
+    present = optimizer.state_dict()
+    groups = [dict(group) for group in present["param_groups"]]
+    signed = state_dict.get(_KEY, {})
+    wrote = signed.get("class", _class_of(optimizer))
     if wrote != _class_of(optimizer):
         report(f"the checkpoint was written with {wrote}: {_class_of(optimizer)} starts with fresh state")
-        saved = {}
-    now, then = _shapes(optimizer), state_dict.get("shapes", {})
-    reshaped = [name for name in saved if name in now and name in then and now[name] != then[name]]
-    saved = {name: state for name, state in saved.items() if name not in reshaped}
-    state: dict[Any, Any] = {}
-    new = []
-    names = list(itertools.chain.from_iterable(group["param_names"] for group in groups))
-    for name, index in zip(names, itertools.chain.from_iterable(group["params"] for group in groups)):
-        if name in saved:
-            state[index] = saved[name]
-        elif name not in reshaped:
-            new.append(name)
-    gone = [name for name in saved if name not in set(names)]
-    if saved and (new or gone or reshaped):
-        lines = [f"new, starts afresh: {name}" for name in new] + [f"gone: {name}" for name in gone]
+        return {**state_dict, "state": {}, "param_groups": groups}
+    states = {
+        name: state_dict["state"][index]
+        for names, group in zip(saved_groups, state_dict["param_groups"])
+        for name, index in zip(names, group["params"])
+        if index in state_dict["state"]
+    }
+    now, then = _shapes(optimizer), signed.get("shapes", {})
+    known = set(itertools.chain.from_iterable(saved_groups))
+    reshaped = [name for name in now if name in known and then.get(name, now[name]) != now[name]]
+    new = [name for name in now if name not in known]
+    gone = [name for name in known if name not in now]
+    if new or gone or reshaped:
+        lines = [f"new, starts afresh: {name}" for name in new] + [f"gone: {name}" for name in sorted(gone)]
         lines += [f"of another shape, starts afresh: {name} ({then[name]} -> {now[name]})" for name in reshaped]
         report("the checkpoint's optimiser state fits only some of the parameters:", lines)
+    state = {
+        index: states[name]
+        for group in groups
+        for name, index in zip(group["param_names"], group["params"])
+        if name in states and name not in reshaped
+    }
+    _carry_own(groups, saved_groups, _own_of(state_dict, signed, groups))
     return {**state_dict, "state": state, "param_groups": groups}
 
 
-def _by_name(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameter name -> its saved state."""
-    found: dict[str, Any] = {}
-    for i, group in enumerate(state_dict["param_groups"]):
-        indices = group["params"]
-        # Distributed checkpoints name parameters in "params" itself.
-        names = indices if all(isinstance(index, str) for index in indices) else group.get("param_names")
-        if names is None or len(names) != len(indices):
-            do = "resume by the code that wrote it, or load the weights alone"
-            what = "the saved state does not say which parameter it belongs to"
-            raise SolverError(f"optimizer.param_groups[{i}]", what, got=f"keys {', '.join(group)}", do=do)
-        for name, index in zip(names, indices):
-            if index in state_dict["state"]:
-                found[name] = state_dict["state"][index]
-    return found
+def _names(group: Mapping[str, Any], place: int) -> list[str]:
+    """The parameters of a saved group."""
+    indices = group["params"]
+    # Distributed checkpoints name parameters in "params" itself.
+    names = indices if all(isinstance(index, str) for index in indices) else group.get("param_names")
+    if names is None or len(names) != len(indices):
+        do = "resume by the code that wrote it, or load the weights alone"
+        what = "the saved state does not say which parameter it belongs to"
+        raise SolverError(f"optimizer.param_groups[{place}]", what, got=f"keys {', '.join(group)}", do=do)
+    return list(names)
+
+
+def _own_of(state_dict: Mapping[str, Any], signed: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """What the class keeps in each saved group; from a file without the signature, the keys that no plan knows."""
+    if "own" in signed:
+        return list(signed["own"])
+    planned = {key for group in groups for key in group} | _BOOKKEEPING
+    return [{k: v for k, v in group.items() if k not in planned} for group in state_dict["param_groups"]]
+
+
+def _carry_own(groups: list[dict[str, Any]], saved: Sequence[Sequence[str]], own: Sequence[Mapping[str, Any]]) -> None:
+    """Give each present group what the class kept in the saved groups of its parameters."""
+    came_from = {name: i for i, names in enumerate(saved) for name in names}
+    for group in groups:
+        sources = dict.fromkeys(came_from[name] for name in group["param_names"] if name in came_from)
+        for source in sources:
+            for key, value in own[source].items():
+                if any(not _equal(own[other].get(key), value) for other in sources):
+                    what = f"the optimiser kept different values of {key} in groups that are one now"
+                    got = ", ".join(repr(own[other].get(key)) for other in sources)
+                    do = "resume by rules that keep these groups apart"
+                    raise SolverError(f"group {group['name']}", what, got=got, do=do)
+                group[key] = value

@@ -24,9 +24,11 @@ def trainer_run_length(trainer: Trainer) -> RunLength:
     ``max_steps``, constant and epoch-wise accumulation, a short last window, limits, ``fast_dev_run`` and distributed
     samplers. ``total_steps`` is ``None``, with the reason in ``unknown``, where nothing says when the run ends.
     """
-    batches = _batches_per_epoch(trainer)
     max_steps = trainer.max_steps if trainer.max_steps != -1 else None
     max_epochs = trainer.max_epochs if trainer.max_epochs not in (-1, None) else None
+    batches = _batches_per_epoch(trainer)
+    if 0 in (max_steps, max_epochs):
+        return RunLength(unknown="max_steps or max_epochs is 0, so that there is nothing to train")
     if batches == 0:
         return RunLength(unknown="there are no train batches: set limit_train_batches above 0")
     if batches is None:

@@ -42,7 +42,8 @@ class PlanScheduler(LRScheduler):
         self._moves = [(plan.slot(option), curve) for option, curve in plan.curves.items()]
         for group, lr in zip(optimizer.param_groups, self.base_lrs):
             group["initial_lr"] = lr
-        carry_state_by_name(optimizer)
+        moved = {slot.key for slot, _ in self._moves}
+        carry_state_by_name(optimizer, [group.options for group in plan.groups], moved)
         self.apply()
 
     def step(self, epoch: int | None = None) -> None:

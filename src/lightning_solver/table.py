@@ -44,14 +44,14 @@ def _run(plan: Plan) -> str:
     run = plan.run
     if run.total_steps is None:
         return f"of unknown length ({run.unknown or 'no total_steps'}); nothing in the spec needs it"
-    text = f"{run.total_steps:,} optimiser steps"
+    text = _count(int(run.total_steps), "optimiser step")
     if run.epoch_ends is not None:
         text += (
             f" in {len(run.epoch_ends)} epochs, which end at steps {_some([f'{float(e):g}' for e in run.epoch_ends])}"
         )
     elif run.steps_per_epoch is not None:
         epochs = run.total_steps / run.steps_per_epoch
-        text += f", {float(epochs):g} epochs of {float(run.steps_per_epoch):g}"
+        text += f", {float(epochs):g} epoch{'s' * (epochs != 1)} of {float(run.steps_per_epoch):g}"
     if run.batches_per_step not in (None, 1):
         text += f"; {float(run.batches_per_step or 0):g} batches make a step"
     return text

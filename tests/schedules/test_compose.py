@@ -167,7 +167,7 @@ def test_a_phase_of_no_length_is_left_out_and_noted():
 def test_a_phase_between_two_steps_is_noted():
     phases = [Constant(until="9/4"), Constant(0.5, until="11/4"), Constant()]
     assert over(phases) == [1.0] * 10
-    assert notes(phases)[0] == "schedules.lr[1].until (11/4): no step falls into the phase"
+    assert notes(phases)[0] == "schedules.lr[1]: no step falls into the phase"
 
 
 def test_previous_after_a_phase_of_no_length_is_that_of_the_phase_before_it():

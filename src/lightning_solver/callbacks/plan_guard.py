@@ -5,6 +5,7 @@ Every trainable parameter is in the optimiser, a sharded checkpoint fits the gro
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.plan import Plan
-from lightning_solver.run_length import forget_loader
+from lightning_solver.run_length import forget_loader, trainer_run_length
 from lightning_solver.spec import SolverSpec
 
 
@@ -29,10 +31,51 @@ class PlanGuard(Callback):
 
     def __init__(self) -> None:
         self._checked = False
+        self._told = False
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look again in each epoch, as parameters may have been unfrozen."""
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """What was planned is what will be run.
+
+        Raises:
+            SolverError: The scheduler of the plan is not the Trainer's.
+        """
+        self._told = False
+        plan: Plan | None = pl_module.solver_plan
+        if not isinstance(getattr(pl_module, "solver", None), SolverSpec):
+            return
+        name = type(pl_module).__name__
+        if plan is None or all(
+            optimizer is not pl_module.solver_scheduler.optimizer for optimizer in trainer.optimizers
+        ):
+            report(f"{name} has a configure_optimizers of its own: its solver is not followed")
+            return
+        if not _follows(trainer, pl_module):
+            do = "return what super().configure_optimizers() returns, the scheduler too"
+            what = "the scheduler of the plan is not among the Trainer's, so that no schedule would be followed"
+            raise SolverError(f"{name}.configure_optimizers", what, do=do)
+        run = trainer_run_length(trainer)
+        if (run.total_steps, run.steps_per_epoch, run.epoch_ends) != _length(plan):
+            report(f"the run is of {run.total_steps} optimiser steps now, not of {plan.run.total_steps}: planned anew")
+            pl_module.plan_anew(run)
+        elif run.epochs_known and trainer.global_step > 0:
+            self._compare_epoch(trainer, run)
+
+    def _compare_epoch(self, trainer: Trainer, run: RunLength) -> None:
+        """A resumed run stands where its plan has the present epoch, unless batches have another size now."""
+        low = run.steps_at_epoch(Fraction(trainer.current_epoch))
+        high = run.steps_at_epoch(Fraction(trainer.current_epoch + 1))
+        if not low <= trainer.global_step <= high:
+            what = f"the checkpoint was written after {trainer.global_step} optimiser steps, but"
+            where = f"epoch {trainer.current_epoch} goes from step {float(low):g} to {float(high):g} of the plan"
+            why = "batch size, devices or accumulation have changed, and the run will not end where the schedule does"
+            report(f"{what} {where}: {why}", ["set max_steps to say when it ends"])
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Look again in each epoch: parameters may have been unfrozen, and the scheduler replaced."""
         self._checked = False
+        if pl_module.solver_plan is not None and not self._told and not _follows(trainer, pl_module):
+            self._told = True
+            report("another scheduler has taken over: the schedules of the solver are not followed from here on")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Look for parameters that would never be trained."""
@@ -64,10 +107,24 @@ class PlanGuard(Callback):
         """Say so if the run was not as long as planned, but for one that was stopped on purpose."""
         plan: Plan | None = getattr(pl_module, "solver_plan", None)
         planned = None if plan is None else plan.run.total_steps
+        scheduler = getattr(pl_module, "solver_scheduler", None)
+        if not pl_module.automatic_optimization and plan is not None and plan.curves and trainer.global_step > 0:
+            if scheduler is not None and scheduler.last_epoch == 0:
+                report("the schedules never moved: under manual optimisation call self.lr_schedulers().step()")
+            return
         if planned is None or trainer.should_stop or not pl_module.automatic_optimization:
             return
         if trainer.global_step != planned:
             report(f"the plan was made for {planned} optimiser steps, but the run made {trainer.global_step}")
+
+
+def _follows(trainer: Trainer, module: Any) -> bool:
+    """Whether the scheduler of the plan is the Trainer's."""
+    return any(config.scheduler is module.solver_scheduler for config in trainer.lr_scheduler_configs)
+
+
+def _length(plan: Plan) -> tuple[Any, ...]:
+    return plan.run.total_steps, plan.run.steps_per_epoch, plan.run.epoch_ends
 
 
 def refuse_regrouped(module: LightningModule, checkpoint: dict[str, Any]) -> None:

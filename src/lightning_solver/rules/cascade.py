@@ -197,7 +197,9 @@ def _selects_nothing(source: Source, selector: str, choice: Any, places: Sequenc
         raise SolverError(
             where, "no parameter is held by a module of this class", got=repr(choice), do=_near(choice, known)
         )
-    raise SolverError(where, "matches no parameter", got=repr(choice), do=_near(choice, _heads(places, choice)))
+    inside = any(place.name.startswith(f"{choice}.") for place in places)
+    do = f"{choice} is a module: write {choice}.*" if inside else _near(choice, _heads(places, choice))
+    raise SolverError(where, "matches no parameter", got=repr(choice), do=do)
 
 
 def _never_together(source: Source, places: Sequence[Place], notes: list[str]) -> None:

@@ -301,7 +301,7 @@ def _joined(phases: Sequence[Schedule], window: Window, where: str) -> Curve:
             if end == begin:
                 window.notes.append(f"{name}.until ({phase.until}): the phase is empty and is left out")
                 continue
-            window.notes.append(f"{name}.until ({phase.until}): no step falls into the phase")
+            window.notes.append(f"{name}: no step falls into the phase")
         curve = phase.lay(window.inside(begin=begin, end=end, before=before, where=name))
         position = math.ceil(begin * window.denominator)
         if curves:
