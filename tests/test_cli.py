@@ -199,7 +199,7 @@ MISTAKES: dict[str, tuple[tuple[str, str], str]] = {
     "unknown key of a schedule": (("start: 0.1", "strat: 0.1"), "model.solver.schedules.lr[0].init_args.strat: unknown key; got 'strat'; did you mean start?"),
     "unknown schedule": (("class_path: Cosine", "class_path: Cosin"), "model.solver.schedules.lr[1].class_path: there is no Schedule of this name; got 'Cosin'; did you mean Cosine"),
     "malformed duration": (("until: 1ep", "until: 1epochs"), "model.solver.schedules.lr[0].init_args.until: is not a duration; got '1epochs'; write 500 or 500st"),
-    "a float for a duration": (("until: 1ep", "until: 1.5"), "model.solver.schedules.lr[0].init_args.until: must be a whole number, a text or nothing; got 1.5 (float)"),
+    "a float for a duration": (("until: 1ep", "until: 1.5"), "model.solver.schedules.lr[0].init_args.until: must be a duration such as 500, 5ep or 10%, or nothing; got 1.5 (float)"),
     "wrong type": (("start: 0.1", "start: fast"), "model.solver.schedules.lr[0].init_args.start: is not a value; got 'fast'; give a factor"),
     "negative level": (("end: 0.01", "end: -0.01"), "model.solver.schedules.lr[1].init_args.end: must not be negative; got -0.01"),
     "unknown level": (("end: 0.01", "end: {absolut: 1.0}"), "model.solver.schedules.lr[1].init_args.end: is not a value"),
@@ -227,6 +227,35 @@ def test_mistakes_in_the_block(
     assert caught.value.code == 2
     assert len(err) == 1
     assert err[0].startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("block", ["adam", [1, 2], 3], ids=repr)
+def test_a_block_that_is_no_mapping(write: Any, block: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", write(block=block))
+    assert "error: model.solver: must be a mapping; got" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_yaml(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write()
+    Path(path).write_text("model: {solver: [")
+    with pytest.raises(SystemExit) as caught:
+        cli("fit", "--config", path)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_no_solver_at_all(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli("fit", "--trainer.logger=false", f"--trainer.default_root_dir={tmp_path}")
+    assert "error: solver: is not given, so that nothing says how to train; give solver:" in capsys.readouterr().err
+
+
+def test_a_misspelt_top_level_key(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", write("solvers"))
+    assert "solvers" in (err := capsys.readouterr().err)
+    assert "did you mean solver?" in err
 
 
 def test_mistakes_elsewhere_in_the_yaml(write: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -266,8 +266,8 @@ def describe(hint: Any) -> str:
     """An annotation in words.
 
     Example:
-        >>> describe(int | str | None), describe(tuple[float, float])
-        ('a whole number, a text or nothing', 'a list of 2 numbers')
+        >>> describe(bool | str | None), describe(tuple[float, float])
+        ('true or false, a text or nothing', 'a list of 2 numbers')
     """
     words: dict[Any, str] = {
         float: "a number",
@@ -276,6 +276,8 @@ def describe(hint: Any) -> str:
         str: "a text",
         type(None): "nothing",
         None: "nothing",
+        int | str: "a duration such as 500, 5ep or 10%",
+        int | str | None: "a duration such as 500, 5ep or 10%, or nothing",
     }
     if hint in words:
         return words[hint]

@@ -307,18 +307,27 @@ def test_multi_step_point_beyond_its_phase():
         (lambda: Step(every="0ep"), "Step.every: must be longer than nothing; got '0ep'"),
         (lambda: Exponential(gamma=0.5, every="0%"), "Exponential.every: must be longer than nothing; got '0%'"),
         (lambda: Step(every="5 ep"), "Step.every: is not a duration; got '5 ep'; write 500 or 500st"),
-        (lambda: Step(every=True), "Step.every: must be a whole number or a text; got True (bool)"),
-        (lambda: Step(every=2.5), "Step.every: must be a whole number or a text; got 2.5 (float)"),
+        (lambda: Step(every=True), "Step.every: must be a duration such as 500, 5ep or 10%; got True (bool)"),
+        (lambda: Step(every=2.5), "Step.every: must be a duration such as 500, 5ep or 10%; got 2.5 (float)"),
         (lambda: Polynomial(power=0), "Polynomial.power: must be > 0; got 0.0"),
         (lambda: Polynomial(power=-2.0), "Polynomial.power: must be > 0; got -2.0"),
         (lambda: Polynomial(power=float("inf")), "Polynomial.power: must be a finite number; got inf"),
         (lambda: MultiStep(at=[]), "MultiStep.at: has no points; got []; give at least one"),
         (lambda: MultiStep(at=[1, "x"]), "MultiStep.at[1]: is not a duration; got 'x'"),
-        (lambda: MultiStep(at=[1, True]), "MultiStep.at[1]: must be a whole number or a text; got True (bool)"),
-        (lambda: MultiStep(at=5), "MultiStep.at: must be a list (each item a whole number or a text); got 5 (int)"),
+        (
+            lambda: MultiStep(at=[1, True]),
+            "MultiStep.at[1]: must be a duration such as 500, 5ep or 10%; got True (bool)",
+        ),
+        (
+            lambda: MultiStep(at=5),
+            "MultiStep.at: must be a list (each item a duration such as 500, 5ep or 10%); got 5 (int)",
+        ),
         (lambda: Linear(until="-1ep"), "Linear.until: is not a duration; got '-1ep'"),
         (lambda: Linear(until="110%"), "Linear.until: is more than the whole run; got '110%'"),
-        (lambda: Cosine(until=5.0), "Cosine.until: must be a whole number, a text or nothing; got 5.0 (float)"),
+        (
+            lambda: Cosine(until=5.0),
+            "Cosine.until: must be a duration such as 500, 5ep or 10%, or nothing; got 5.0 (float)",
+        ),
     ],
 )
 def test_bad_values(make, message):
