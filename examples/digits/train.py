@@ -41,7 +41,7 @@ class Result:
             f"test accuracy {self.test_accuracy:.4f}: {right} of {self.test_images} images, by the final weights",
         ]
         # without a logger there is no log, and so on
-        lines += [f"{name:11} {path}" for name, path in self.files.items() if path.is_file()]
+        lines += [f"{name:11} {path.resolve()}" for name, path in self.files.items() if path.is_file()]
         return "\n".join(lines)
 
 
@@ -77,7 +77,7 @@ class DigitsCLI(SolverCLI):
         predictions = torch.cat(self.trainer.predict_loop.predictions).tolist()
         path = self.folder() / "predictions.csv"
         path.write_text("image,digit\n" + "".join(f"{i},{digit}\n" for i, digit in enumerate(predictions)))
-        print(f"predictions {path}")
+        print(f"predictions {path.resolve()}")
 
 
 def main(args: ArgsType = None) -> DigitsCLI:
