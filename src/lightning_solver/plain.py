@@ -14,7 +14,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, Literal, TypeGuard, TypeVar, Union
 
 from lightning_solver.errors import SolverError, suggestion
 
@@ -196,7 +196,7 @@ def conform(value: Any, hint: Any, where: str) -> Any:
         if not math.isfinite(number):
             raise SolverError(where, "must be a finite number", got=repr(value), do="give a finite number")
         return number
-    if isinstance(hint, type) and issubclass(hint, Plain):
+    if _is_class(hint) and issubclass(hint, Plain):
         if isinstance(value, Plain):
             return value
         return _read_polymorphic(hint, value, where) if inspect.isabstract(hint) else read(hint, value, where)
@@ -226,7 +226,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    if isinstance(hint, type):
+    if _is_class(hint):
         if isinstance(value, hint):
             return True
         return issubclass(hint, Plain) and isinstance(value, (Mapping, str) if inspect.isabstract(hint) else Mapping)
@@ -256,7 +256,7 @@ def _misfit(value: Any, hint: Any, where: str) -> SolverError:
         return SolverError(where, "unknown value", got=repr(value), do=suggestion(value, choices, "values"))
     got = f"{value!r} ({type(value).__name__})"
     for choice in (hint, *typing.get_args(hint)):
-        if isinstance(choice, type) and issubclass(choice, Plain) and dataclasses.fields(choice):
+        if _is_class(choice) and issubclass(choice, Plain) and dataclasses.fields(choice):
             do = f"write a mapping with some of the keys {', '.join(field_hints(choice))}"
             return SolverError(where, f"must be {describe(hint)}", got=got, do=do)
     return SolverError(where, f"must be {describe(hint)}", got=got, do="correct it")
@@ -296,17 +296,20 @@ def describe(hint: Any) -> str:
         return f"a list (each item {describe(inner[0])})" if inner else "a list"
     if origin in _MAPPINGS or hint in _MAPPINGS:
         return "a mapping"
-    if isinstance(hint, type) and issubclass(hint, Plain):
+    if _is_class(hint) and issubclass(hint, Plain):
         article = "an" if hint.__name__[0] in "AEIOU" else "a"
         return f"{article} {hint.__name__}"
     return getattr(hint, "__name__", str(hint))
 
 
+def _is_class(hint: Any) -> TypeGuard[type]:
+    """Whether an annotation is a plain class; Python 3.10 says of ``Sequence[int]``, too, that it is a type."""
+    return isinstance(hint, type) and typing.get_origin(hint) is None
+
+
 def _only_in_python(hint: Any) -> bool:
     """Whether an annotation is a class that no YAML can give, such as a tensor."""
-    return isinstance(hint, type) and not issubclass(
-        hint, (Plain, float, int, str, bool, type(None), list, tuple, dict)
-    )
+    return _is_class(hint) and not issubclass(hint, (Plain, float, int, str, bool, type(None), list, tuple, dict))
 
 
 # ------------------------------------------------------------------ classes named by class_path
