@@ -19,7 +19,7 @@ from small import spec
 
 pytestmark = [
     # Lightning's own use of jsonargparse, and its advice
-    pytest.mark.filterwarnings("ignore:[\\s\\S]*:DeprecationWarning:lightning.pytorch.cli"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
 ]

@@ -260,7 +260,7 @@ def test_lightning_logs_the_groups_by_name(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ beside what Lightning does by itself
 
 
-@pytest.mark.filterwarnings("ignore:[\\s\\S]*:DeprecationWarning:lightning.pytorch.cli")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Lightning's own use of jsonargparse
 def test_lightning_cli_that_replaces_configure_optimizers_is_told(tmp_path: Path) -> None:
     class Alone(Net):
         def train_dataloader(self) -> Any:
@@ -497,3 +497,15 @@ def test_notes_are_told_when_training_starts(caplog: pytest.LogCaptureFixture) -
 def test_solver_lr_is_an_attribute_like_any_other() -> None:
     assert Net(spec(optimizer=OptimizerSpec("AdamW"))).solver_lr == 0.001
     assert not hasattr(Net(SolverSpec()), "solver_lr")
+
+
+def test_a_second_fit_of_one_trainer_goes_on_where_it_stands(caplog: pytest.LogCaptureFixture) -> None:
+    net, fit = Net(spec()), trainer(max_epochs=2)
+    fit.fit(net, loader())
+    fit.fit_loop.max_epochs = 4
+    net.used.clear()
+    with caplog.at_level(logging.WARNING, "lightning_solver"):
+        fit.fit(net, loader())
+    assert fit.global_step == net.solver_plan.run.total_steps == 40
+    assert net.used == net.solver_plan.curve("lr")[20:].tolist()
+    assert "training goes on at step 20 with a new optimiser" in caplog.text

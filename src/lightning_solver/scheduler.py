@@ -58,7 +58,11 @@ class PlanScheduler(LRScheduler):
         if epoch is not None:
             do = "call step() after each optimizer.step()"
             raise SolverError("scheduler.step", "counts optimiser steps, not epochs", got=repr(epoch), do=do)
-        self.last_epoch += 1
+        self.go_to(self.last_epoch + 1)
+
+    def go_to(self, step: int) -> None:
+        """Stand before a step of the run (0-based), with its values written."""
+        self.last_epoch = step
         self.apply()
 
     def apply(self) -> None:

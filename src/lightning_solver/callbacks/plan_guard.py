@@ -59,6 +59,10 @@ class PlanGuard(Callback):
             pl_module.plan_anew(run)
         elif run.epochs_known and trainer.global_step > 0:
             self._compare_epoch(trainer, run)
+        if pl_module.solver_scheduler.last_epoch == 0 and trainer.global_step > 0 and pl_module.automatic_optimization:
+            # A second fit of one Trainer goes on counting; so does a checkpoint without schedulers.
+            report(f"training goes on at step {trainer.global_step} with a new optimiser, and the schedules with it")
+            pl_module.solver_scheduler.go_to(trainer.global_step)
 
     def _compare_epoch(self, trainer: Trainer, run: RunLength) -> None:
         """A resumed run stands where its plan has the present epoch, unless batches have another size now."""
