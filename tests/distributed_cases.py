@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def fsdp2(folder: Path) -> None:
 def fsdp2_resume(folder: Path) -> None:
     """From a full and from a sharded checkpoint; groups may change in the full one only."""
     for kind in ("full", "sharded"):
-        strategy = lambda: two_shards(save_distributed_checkpoint=kind == "sharded")  # noqa: B023, E731
+        strategy = partial(two_shards, save_distributed_checkpoint=kind == "sharded")
         straight, fit = run(Sharded, strategy(), callbacks=(RandomState(),), length=48)
         keep = ModelCheckpoint(folder / kind, every_n_epochs=1, save_top_k=-1, filename="{epoch}")
         first = (RandomState(), keep, StopAfterSteps(6))
