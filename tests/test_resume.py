@@ -317,3 +317,13 @@ def test_a_parameter_that_never_had_a_gradient_is_not_new(caplog):
     with caplog.at_level("WARNING", "lightning_solver"):
         again.load_state_dict(optimizer.state_dict())
     assert caplog.text == ""
+
+
+def test_a_rate_that_was_planned_anew_is_a_setting_and_no_state():
+    model = torch.nn.Linear(3, 2)
+    spec = SolverSpec.from_dict({"optimizer": {"name": "AdamW", "args": {"lr": 0.1}}})
+    optimizer, scheduler = spec.plan(model, total_steps=3).build()
+    scheduler.follow(spec.replace(lr=0.2).plan(model, total_steps=3))
+    again, _ = spec.replace(lr=0.3).plan(model, total_steps=3).build()
+    again.load_state_dict(optimizer.state_dict())
+    assert [group["lr"] for group in again.param_groups] == [0.3, 0.3]

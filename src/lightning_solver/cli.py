@@ -154,9 +154,9 @@ class SolverCLI(LightningCLI):
             return message
         name = found[1] or found[2]
         parts = name.split(".")
+        options = [option.split(".") for option in self._known_options()]
         for depth in range(1, len(parts) + 1):
             head, parent = ".".join(parts[:depth]), parts[: depth - 1]
-            options = [option.split(".") for option in self._known_options()]
             known = dict.fromkeys(".".join(o[:depth]) for o in options if o[: depth - 1] == parent and len(o) >= depth)
             if head not in known:
                 return str(SolverError(head, "unknown key", do=suggestion(head, known, "keys")))

@@ -94,14 +94,17 @@ class Recipe:
         do = suggestion(option, numeric, "options")
         raise SolverError(where, f"{name} has no option {option}", got=repr(option), do=do)
 
+    def changed(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a group that are not the optimiser's own."""
+        return {option: value for option, value in options.items() if value != self.defaults[option]}
+
     def try_options(self, options: Mapping[str, Any], where: str) -> None:
         """Let the class check the options of a group as if they were its own, as it never looks at those of a group.
 
         Raises:
             SolverError: The class refuses them.
         """
-        own = self.takes & options.keys()
-        changed = {name: options[name] for name in own if options[name] != self.defaults[name]}
+        changed = {name: value for name, value in self.changed(options).items() if name in self.takes}
         if changed:
             _try(self.cls, [torch.nn.Parameter(torch.zeros(1, 1))], {**self.args, **changed}, where)
 
@@ -115,7 +118,7 @@ class Recipe:
         for options, tensors in groups:
             kinds = dict.fromkeys((tensor.shape, tensor.dtype) for tensor in tensors)
             made = [torch.zeros((), dtype=dtype).expand(shape).requires_grad_() for shape, dtype in kinds]
-            stand_ins.append({"params": made} | {k: v for k, v in options.items() if v != self.defaults[k]})
+            stand_ins.append({"params": made} | self.changed(options))
         _try(self.cls, stand_ins, self.args, "optimizer.name")
 
     def build(self, groups: list[dict[str, Any]]) -> Optimizer:

@@ -91,11 +91,7 @@ class Plan:
         """
         from lightning_solver.scheduler import PlanScheduler
 
-        defaults = self.recipe.defaults
-        groups = [
-            {"params": list(group.tensors)} | {k: v for k, v in group.options.items() if v != defaults[k]}
-            for group in self.groups
-        ]
+        groups = [{"params": list(group.tensors)} | self.recipe.changed(group.options) for group in self.groups]
         optimizer = self.recipe.build(groups)
         for made, group in zip(optimizer.param_groups, self.groups):
             made["name"] = group.name

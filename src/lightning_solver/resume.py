@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,19 +16,23 @@ _KEY = "lightning_solver"
 _BOOKKEEPING = frozenset({"params", "param_names", "name", "initial_lr"})
 
 
-def carry_state_by_name(optimizer: Optimizer, planned: Sequence[Mapping[str, Any]], moved: Collection[str]) -> None:
+Settings = tuple[Sequence[Mapping[str, Any]], Collection[str]]
+
+
+def carry_state_by_name(optimizer: Optimizer, settings: Callable[[], Settings]) -> None:
     """Make ``optimizer.load_state_dict`` assign saved state by parameter name and keep the present settings.
 
     Torch assigns by position: with groups in another order, moments end up on the wrong tensors, silently.
 
     Args:
         optimizer: The optimiser; it is given hooks.
-        planned: The options of each group as the plan has them.
-        moved: Options that schedules move. What else has changed in a group since, the optimiser itself keeps there
-            (a step count, an estimate of the learning rate), and it is state.
+        settings: Gives the options of each group as the plan of the moment has them, and the options that schedules
+            move. What else has changed in a group, the optimiser itself keeps there (a step count, an estimate of the
+            learning rate), and it is state.
     """
 
     def sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+        planned, moved = settings()
         own = [_kept_by_the_class(group, p, moved) for group, p in zip(state_dict["param_groups"], planned)]
         state_dict[_KEY] = {"class": _class_of(optimizer), "shapes": _shapes(optimizer), "own": own}
         return state_dict

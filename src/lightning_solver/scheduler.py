@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.plan import Plan
-from lightning_solver.resume import carry_state_by_name
+from lightning_solver.resume import Settings, carry_state_by_name
 from lightning_solver.spec import SolverSpec, difference
 
 
@@ -35,15 +35,10 @@ class PlanScheduler(LRScheduler):
         # The base class is not initialised: it would replace optimizer.step to be able to warn about the order of
         # calls, and write learning rates by a recurrence.
         self.optimizer = optimizer
-        self.plan = plan
         self.last_epoch = 0
         self.stale = False
-        self.base_lrs = [float(group.options["lr"]) if "lr" in group.options else 0.0 for group in plan.groups]
-        self._moves = [(plan.slot(option), curve) for option, curve in plan.curves.items()]
-        for group, lr in zip(optimizer.param_groups, self.base_lrs):
-            group["initial_lr"] = lr
-        moved = {slot.key for slot, _ in self._moves}
-        carry_state_by_name(optimizer, [group.options for group in plan.groups], moved)
+        self._take(plan)
+        carry_state_by_name(optimizer, self._settings)
         self.apply()
 
     def step(self, epoch: int | None = None) -> None:
@@ -81,18 +76,26 @@ class PlanScheduler(LRScheduler):
         """
         if [group.names for group in plan.groups] != [group.names for group in self.plan.groups]:
             raise SolverError("plan", "groups the parameters in another way", do="build a new optimiser from it")
-        self.plan = plan
-        self.base_lrs = [float(group.options.get("lr", 0.0)) for group in plan.groups]
-        self._moves = [(plan.slot(option), curve) for option, curve in plan.curves.items()]
-        for made, group, lr in zip(self.optimizer.param_groups, plan.groups, self.base_lrs):
+        for made, group in zip(self.optimizer.param_groups, plan.groups):
             for option, value in group.options.items():
                 if isinstance(made[option], Tensor):
                     made[option].fill_(value)
                 else:
                     made[option] = value
-            made["initial_lr"] = lr
+        self._take(plan)
         self.apply()
         self.stale = True
+
+    def _take(self, plan: Plan) -> None:
+        """Make ``plan`` the one that is applied."""
+        self.plan = plan
+        self.base_lrs = [float(group.options.get("lr", 0.0)) for group in plan.groups]
+        self._moves = [(plan.slot(option), curve) for option, curve in plan.curves.items()]
+        for made, lr in zip(self.optimizer.param_groups, self.base_lrs):
+            made["initial_lr"] = lr
+
+    def _settings(self) -> Settings:
+        return [group.options for group in self.plan.groups], {slot.key for slot, _ in self._moves}
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The learning rate that each group holds."""

@@ -393,3 +393,11 @@ def test_axis_of_numbers_too_large_for_floats():
     positions = [0, 10**9, 10**15, 10**18]
     assert axis(np.array(positions)).tolist() == [axis(n) for n in positions]
     assert axis(10**18) == float(Fraction(10**9 * 3 - 1, 3) / Fraction(10**17 + 1, 7))
+
+
+@pytest.mark.parametrize("until", ["3/2", "5/2", "7/3"])
+def test_a_decay_ends_where_its_phase_ends_between_two_steps(until):
+    # The number of periods that fit into the phase is a fraction, and the value that is left is exact all the same.
+    phases = [Exponential(0.5, every=1, until=until), Constant("previous")]
+    values = lay(phases, run_window([1.0], RunLength(total_steps=6), "lr")).over(np.arange(6))[:, 0]
+    assert values[-1] == pytest.approx(0.5 ** float(Fraction(until)), rel=1e-15)

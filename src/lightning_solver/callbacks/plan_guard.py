@@ -54,7 +54,7 @@ class PlanGuard(Callback):
             what = "the scheduler of the plan is not among the Trainer's, so that no schedule would be followed"
             raise SolverError(f"{name}.configure_optimizers", what, do=do)
         run = trainer_run_length(trainer)
-        if (run.total_steps, run.steps_per_epoch, run.epoch_ends) != _length(plan):
+        if _length(run) != _length(plan.run):
             report(f"the run is of {run.total_steps} optimiser steps now, not of {plan.run.total_steps}: planned anew")
             pl_module.plan_anew(run)
         elif run.epochs_known and trainer.global_step > 0:
@@ -127,8 +127,8 @@ def _follows(trainer: Trainer, module: Any) -> bool:
     return any(config.scheduler is module.solver_scheduler for config in trainer.lr_scheduler_configs)
 
 
-def _length(plan: Plan) -> tuple[Any, ...]:
-    return plan.run.total_steps, plan.run.steps_per_epoch, plan.run.epoch_ends
+def _length(run: RunLength) -> tuple[Any, ...]:
+    return run.total_steps, run.steps_per_epoch, run.epoch_ends
 
 
 def refuse_regrouped(module: LightningModule, checkpoint: dict[str, Any]) -> None:

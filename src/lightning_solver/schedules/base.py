@@ -144,9 +144,10 @@ class Axis:
         shift = begin.numerator * denominator * length.denominator
         span = denominator * begin.denominator * length.numerator
         factor = 1 if most is None else most.denominator
-        divisor = math.gcd(scale * factor, shift * factor, span * factor)
-        limit = None if most is None else span * most.numerator // divisor
-        return cls(scale * factor // divisor, shift * factor // divisor, span * factor // divisor, limit)
+        limit = 0 if most is None else span * most.numerator
+        divisor = math.gcd(scale * factor, shift * factor, span * factor, limit)
+        whole = (scale * factor // divisor, shift * factor // divisor, span * factor // divisor)
+        return cls(*whole, None if most is None else limit // divisor)
 
     @overload
     def __call__(self, position: int) -> float: ...
