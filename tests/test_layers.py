@@ -20,7 +20,18 @@ PACKAGE = "lightning_solver"
 LAYERS = [
     {"errors"},
     {"durations", "plain"},
-    {"schedules", "schedules.base", "schedules.compose", "schedules.shapes"},
+    {
+        "schedules",
+        "schedules.base",
+        "schedules.curves",
+        "schedules.join",
+        "schedules.shapes",
+        "schedules.steps",
+        "schedules.functions",
+        "schedules.plateau",
+        "schedules.combine",
+        "schedules.positions",
+    },
     {"spec"},
     {
         "rules",

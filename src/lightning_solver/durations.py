@@ -17,10 +17,13 @@ from typing import Any, Literal
 from lightning_solver.errors import SolverError
 
 Rational = int | float | Fraction
-Unit = Literal["st", "ep", "%"]
+Unit = Literal["st", "ep", "%", "ba", "sp"]
 
-_GRAMMAR = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?|[0-9]+/[1-9][0-9]*)(?P<unit>st|ep|%)?")
-_FORMS = "write 500 or 500st (optimiser steps), 5ep (epochs) or 10% (of the run); numbers may be 2.5 or 1/3"
+_TERM = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?|[0-9]+/[1-9][0-9]*)(?P<unit>st|ep|%|ba|sp)?")
+_FORMS = (
+    "write 500 or 500st (optimiser steps), 5ep (epochs), 10% (of the run), 64ba (batches), 4096sp (samples), or a sum "
+    "such as 5ep+100st or 30%-1st; numbers may be 2.5 or 1/3"
+)
 
 
 def exact(value: Rational) -> Fraction:
@@ -42,55 +45,98 @@ class Duration:
     """A length of training or a point in it, with its unit.
 
     Args:
-        value: How many of the unit, >= 0; at most 100 for ``%``.
-        unit: ``st`` optimiser steps, ``ep`` epochs, ``%`` of the whole run.
+        terms: What is added up: (how many, of which unit). Units are ``st`` optimiser steps, ``ep`` epochs, ``%`` of
+            the whole run, ``ba`` batches and ``sp`` samples (over all devices). All but the first may be negative.
 
     Example:
-        >>> Duration.parse("5ep").resolve(RunLength(total_steps=100, steps_per_epoch=10))
-        Fraction(50, 1)
-        >>> str(Duration.parse(500))
-        '500st'
+        >>> Duration.parse("5ep+3st").resolve(RunLength(total_steps=100, steps_per_epoch=10))
+        Fraction(53, 1)
+        >>> str(Duration.parse(500)), str(Duration.parse("30%-1"))
+        ('500st', '30%-1st')
     """
 
-    value: Fraction
-    unit: Unit
+    terms: tuple[tuple[Fraction, Unit], ...]
 
     @classmethod
     def parse(cls, text: int | str, where: str = "duration") -> Duration:
-        """Read ``500``, ``"500st"``, ``"5ep"`` or ``"10%"``; the number may be a decimal or a fraction (``1/3ep``).
+        """Read ``500``, ``"500st"``, ``"5ep"``, ``"10%"``, ``"64ba"``, ``"4096sp"`` or a sum of these.
+
+        A number may be a decimal or a fraction (``1/3ep``).
 
         Raises:
-            SolverError: Anything else: other units, signs, exponents, blanks, more than 100%.
+            SolverError: Anything else: other units, a sign in front, exponents, blanks, more than 100%.
         """
-        found = None if isinstance(text, bool) else _GRAMMAR.fullmatch(str(text))
-        if found is None or not isinstance(text, (int, str)):
+        parts = [""] if isinstance(text, bool) or not isinstance(text, (int, str)) else re.split("([+-])", str(text))
+        found = [_TERM.fullmatch(part) for part in parts[::2]]
+        if not all(found):
             raise SolverError(where, "is not a duration", got=repr(text), do=_FORMS)
-        unit: Unit = found["unit"] or "st"  # type: ignore[assignment]
-        value = Fraction(found["number"])
-        if unit == "%" and value > 100:
+        terms: list[tuple[Fraction, Unit]] = []
+        for sign, term in zip(["+", *parts[1::2]], found):
+            assert term is not None
+            value = Fraction(term["number"])
+            unit: Unit = term["unit"] or "st"  # type: ignore[assignment]
+            terms.append((-value if sign == "-" else value, unit))
+        if any(unit == "%" and value > 100 for value, unit in terms):
             raise SolverError(where, "is more than the whole run", got=repr(text), do="give at most 100%")
-        return cls(value, unit)
+        return cls(tuple(terms))
+
+    @property
+    def epochs(self) -> Fraction | None:
+        """How many epochs it is, where it is given in epochs alone."""
+        return self.terms[0][0] if len(self.terms) == 1 and self.terms[0][1] == "ep" else None
 
     def __str__(self) -> str:
-        # A decimal where a short one is exact, a fraction where it is not.
-        for digits in range(13):
-            scaled = self.value * 10**digits
-            if scaled.denominator == 1:
-                text = f"{scaled.numerator:0{digits + 1}d}"
-                return f"{text[: len(text) - digits]}{'.' * (digits > 0)}{text[len(text) - digits :]}{self.unit}"
-        return f"{self.value}{self.unit}"
+        words = [f"{'-' if value < 0 else '+'}{_written(abs(value))}{unit}" for value, unit in self.terms]
+        return "".join(words).removeprefix("+")
 
     def resolve(self, run: RunLength, where: str = "duration") -> Fraction:
         """The duration in optimiser steps, measured from the start of ``run``; exact, so perhaps not whole.
 
         Raises:
-            SolverError: ``run`` does not know what the unit needs.
+            SolverError: ``run`` does not know what a unit needs, or the sum is negative.
         """
-        if self.unit == "st":
-            return self.value
-        if self.unit == "%":
-            return self.value * Fraction(run.known_total(where)) / 100
-        return run.steps_at_epoch(self.value, where)
+        steps = sum((_steps(abs(value), unit, run, where) * (1 if value >= 0 else -1) for value, unit in self.terms))
+        if steps < 0:
+            do = "lengthen the run, or take less away"
+            raise SolverError(where, "is negative in this run", got=f"{self}, which is {float(steps):g} steps", do=do)
+        return Fraction(steps)
+
+    def length(self, run: RunLength, where: str) -> Fraction:
+        """Like :meth:`resolve`, for a length that must not be nothing.
+
+        Raises:
+            SolverError: It is nothing in this run.
+        """
+        steps = self.resolve(run, where)
+        if steps == 0:
+            raise SolverError(where, "must be longer than nothing", got=repr(str(self)), do="give a length > 0")
+        return steps
+
+
+def _steps(value: Fraction, unit: Unit, run: RunLength, where: str) -> Fraction:
+    if unit == "st":
+        return value
+    if unit == "%":
+        return value * Fraction(run.known_total(where)) / 100
+    if unit == "ep":
+        return run.steps_at_epoch(value, where)
+    per_step, what = (run.batches_per_step, "batches") if unit == "ba" else (run.samples_per_step, "samples")
+    if per_step is None:
+        do = f"give RunLength({what}_per_step=...), or write the duration in steps (500st)"
+        raise SolverError(
+            where, f"needs the number of {what} in a step, which is not known", got=f"{value}{unit}", do=do
+        )
+    return value / Fraction(per_step)
+
+
+def _written(value: Fraction) -> str:
+    """A decimal where a short one is exact, a fraction where it is not."""
+    for digits in range(13):
+        scaled = value * 10**digits
+        if scaled.denominator == 1:
+            text = f"{scaled.numerator:0{digits + 1}d}"
+            return f"{text[: len(text) - digits]}{'.' * (digits > 0)}{text[len(text) - digits :]}"
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -169,6 +215,8 @@ class RunLength:
             total_steps=None if self.total_steps is None else Fraction(self.total_steps) * by,
             steps_per_epoch=None if self.steps_per_epoch is None else exact(self.steps_per_epoch) * by,
             epoch_ends=None if self.epoch_ends is None else [exact(end) * by for end in self.epoch_ends],
+            batches_per_step=None if self.batches_per_step is None else exact(self.batches_per_step) / by,
+            samples_per_step=None if self.samples_per_step is None else exact(self.samples_per_step) / by,
             unknown=self.unknown,
         )
 

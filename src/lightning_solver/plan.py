@@ -18,8 +18,9 @@ from lightning_solver.optimizers import Recipe, Slot, resolve_optimizer
 from lightning_solver.plain import FrozenDict
 from lightning_solver.rules.cascade import Cascade, Settings, Source, select
 from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
-from lightning_solver.schedules.base import Curve, Fixed, Floats, run_window
-from lightning_solver.schedules.compose import lay
+from lightning_solver.schedules.base import Curve, Floats, run_window
+from lightning_solver.schedules.curves import Fixed
+from lightning_solver.schedules.join import lay
 from lightning_solver.spec import Rule, SolverSpec, whole_steps
 
 if TYPE_CHECKING:

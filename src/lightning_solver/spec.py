@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,7 +17,8 @@ from lightning_solver.durations import Rational, RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.plain import Plain, read, thaw
 from lightning_solver.schedules.base import Floats, Schedule, run_window
-from lightning_solver.schedules.compose import lay
+from lightning_solver.schedules.join import lay
+from lightning_solver.schedules.plateau import Feed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -261,7 +264,7 @@ class SolverSpec(Plain):
         total_steps: int | None = None,
         steps_per_epoch: Rational | None = None,
         run: RunLength | None = None,
-        metrics: Sequence[float] | None = None,
+        metrics: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     ) -> Floats:
         """The values of an option over a whole run, without a model.
 
@@ -272,7 +275,7 @@ class SolverSpec(Plain):
             total_steps: Optimiser steps of the whole run.
             steps_per_epoch: Optimiser steps of an epoch, for durations in epochs.
             run: The length of the run, in place of the two numbers.
-            metrics: What a schedule that follows a metric is fed with; no schedule of this release follows one.
+            metrics: What a ``Plateau`` follows: the value after each epoch, or a mapping of names to such values.
 
         Returns:
             float64 array of shape (total_steps, len(groups)); row ``i`` holds when step ``i`` (0-based) is taken.
@@ -280,10 +283,9 @@ class SolverSpec(Plain):
         Raises:
             SolverError: A schedule that does not fit the run, or a group without a base value.
         """
-        if metrics is not None:
-            raise SolverError("metrics", "no schedule of this spec follows a metric", do="leave metrics out")
         run = run_length(run, total_steps, steps_per_epoch)
-        bases = [_base_value(option, group, f"groups[{i}]") for i, group in enumerate(groups)]
+        pairs = [_base_value(option, group, f"groups[{i}]") for i, group in enumerate(groups)]
+        bases, scales = [base for base, _ in pairs], [scale for _, scale in pairs]
         schedule = self.schedules.get(option)
         if schedule is None:
             known = suggestion(option, self.schedules, "schedules") if self.schedules else "the spec has no schedules"
@@ -293,8 +295,26 @@ class SolverSpec(Plain):
         own = self.own_value(option)
         if own is not None and not _is_number(own):
             raise SolverError(f"optimizer.args: {option}", "must be a number", got=repr(own), do="correct it")
-        window = run_window(bases, run, f"schedules.{option}", own=own, beyond=self.beyond_run)
-        return lay(schedule, window).over(np.arange(whole_steps(run)))
+        feed, where = Feed(), f"schedules.{option}"
+        window = run_window(bases, run, where, own=own, beyond=self.beyond_run, scales=scales, feed=feed)
+        curve = lay(schedule, window)
+        _play(metrics, feed, run)
+        return curve.over(np.arange(whole_steps(run)))
+
+
+def _play(metrics: Sequence[float] | Mapping[str, Sequence[float]] | None, feed: Feed, run: RunLength) -> None:
+    """Feed the trackers of a curve with one value after each epoch."""
+    if metrics is None:
+        return
+    if not feed.trackers:
+        raise SolverError("metrics", "no schedule of this option follows a metric", do="leave metrics out")
+    given = metrics if isinstance(metrics, Mapping) else dict.fromkeys(feed.monitors, metrics)
+    for name in feed.monitors - given.keys():
+        got = ", ".join(map(repr, given)) or "none"
+        raise SolverError("metrics", f"a plateau follows {name}, which is not among them", got=got, do=f"add {name}")
+    for epoch in range(max(map(len, given.values()))):
+        values = {name: float(series[epoch]) for name, series in given.items() if epoch < len(series)}
+        feed.take(math.ceil(run.steps_at_epoch(Fraction(epoch + 1), "metrics")), values)
 
 
 def _in_betas(option: str, options: Mapping[str, Any]) -> Any:
@@ -311,15 +331,17 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _base_value(option: str, group: float | Mapping[str, Any], where: str) -> float:
+def _base_value(option: str, group: float | Mapping[str, Any], where: str) -> tuple[float, float]:
+    """The base value of a group, its scale included, and the scale."""
     if not isinstance(group, Mapping):
         if not _is_number(group):
             raise SolverError(where, "is neither a base value nor a mapping", got=repr(group), do="give a number")
-        return float(group)
+        return float(group), 1.0
     value = group[option] if option in group else _in_betas(option, group)
     if not _is_number(value):
         raise SolverError(f"{where}.{option}", "the group has no base value", got=repr(dict(group)), do=f"add {option}")
-    return float(value) * float(group.get("lr_scale", 1.0) if option == "lr" else 1.0)
+    scale = float(group.get(f"{option}_scale", 1.0))
+    return float(value) * scale, scale
 
 
 def run_length(run: RunLength | None, total_steps: int | None, steps_per_epoch: Rational | None) -> RunLength:

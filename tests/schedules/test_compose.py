@@ -3,6 +3,7 @@ import re
 
 import numpy as np
 import pytest
+from lightning_solver.schedules.join import lay
 
 from lightning_solver import RunLength, SolverError, SolverSpec
 from lightning_solver.schedules import (
@@ -20,7 +21,6 @@ from lightning_solver.schedules import (
     Step,
 )
 from lightning_solver.schedules.base import run_window
-from lightning_solver.schedules.compose import lay
 
 UNEVEN = [3, 8, 10, 16]
 

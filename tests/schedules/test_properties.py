@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning_solver.schedules.join import lay
 
 from lightning_solver import RunLength, SolverSpec
 from lightning_solver.schedules import (
@@ -24,7 +25,6 @@ from lightning_solver.schedules import (
     Step,
 )
 from lightning_solver.schedules.base import run_window
-from lightning_solver.schedules.compose import lay
 
 OWN = 0.5  # the optimiser's own value of the option
 BASES = (1.0, 0.3, 0.0)

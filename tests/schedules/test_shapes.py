@@ -4,11 +4,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from lightning_solver.schedules.join import lay
 
 from lightning_solver import RunLength, SolverError, SolverSpec
 from lightning_solver.schedules import Constant, Cosine, Exponential, Linear, MultiStep, Polynomial, Step
 from lightning_solver.schedules.base import Axis, run_window
-from lightning_solver.schedules.compose import lay
 
 UNEVEN = [3, 8, 10, 16]
 

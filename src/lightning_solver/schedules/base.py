@@ -15,20 +15,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_solver.durations import Duration, RunLength
 from lightning_solver.errors import SolverError
-from lightning_solver.plain import Plain
+from lightning_solver.plain import Plain, field_hints
+
+if TYPE_CHECKING:
+    from lightning_solver.schedules.plateau import Feed
 
 Level: TypeAlias = float | str | dict[str, float]
 """A value that a schedule reaches.
 
-A number is a factor of the group's own base value. ``{"absolute": 1e-6}`` is a value as it is, ``{"optimizer": 0.01}``
-a factor of the optimiser's own value of the option. ``"previous"`` is the value that the phase before left.
+A number is a factor of the group's own base value. A mapping adds up what it names: ``base``, a factor of that value;
+``absolute``, a value as it is; ``scaled``, a value times the group's own scale (``lr_scale`` of its rules);
+``optimizer``, a factor of the optimiser's own value of the option. ``"previous"`` is the value that the phase before
+left, ``"next"`` the one with which the phase after begins.
 """
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -65,6 +70,9 @@ class Window:
         beyond: Whether a phase may reach beyond the run.
         denominator: Positions are counted in units of 1/denominator steps.
         before: The values that the phase before left, one for each group.
+        after: Gives the values with which the phase after begins.
+        scales: How much the rules have scaled each group; 1 where it is left out.
+        feed: Where a schedule that follows a metric puts its tracker; ``None`` where none can stand.
         notes: What is odd but clear is added here.
         whole: Whether this is the whole run, after which the last value is held.
     """
@@ -78,12 +86,46 @@ class Window:
     beyond: Literal["error", "allow"] = "error"
     denominator: int = 1
     before: tuple[float, ...] | None = None
+    after: Callable[[], tuple[float, ...]] | None = None
+    scales: tuple[float, ...] | None = None
+    feed: Feed | None = None
     notes: list[str] = field(default_factory=list)
     whole: bool = False
 
     def inside(self, **changes: Any) -> Window:
         """A window like this one with some of its fields changed."""
         return replace(self, **changes)
+
+    def only(self, groups: Sequence[int]) -> Window:
+        """The same window for some of the groups, by index."""
+
+        def chosen(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+            return None if values is None else tuple(values[i] for i in groups)
+
+        after = self.after
+        return self.inside(
+            bases=chosen(self.bases),
+            before=chosen(self.before),
+            scales=chosen(self.scales),
+            after=None if after is None else lambda: chosen(after()),
+        )
+
+    def point(self, text: int | str, name: str) -> Fraction:
+        """The point of the run that ``text`` names, as an exact step.
+
+        Raises:
+            SolverError: It lies beyond the run, where that is not allowed.
+        """
+        where = f"{self.where}.{name}"
+        point = Duration.parse(text, where).resolve(self.run, where)
+        total = self.run.total_steps
+        if total is not None and point > total:
+            what = f"reaches beyond the run, which ends at step {float(total):g}"
+            if self.beyond == "error":
+                do = "shorten it, train longer, or set beyond_run: allow"
+                raise SolverError(where, what, got=f"{text!r}, which is step {float(point):g}", do=do)
+            self.notes.append(f"{where} ({text}) {what}")
+        return point
 
     def known_end(self) -> Fraction:
         """``end``, or an error that says what to do where the run's length is not known."""
@@ -96,21 +138,40 @@ class Window:
             SolverError: ``previous`` without a phase before, or a factor of an optimiser that is not there.
         """
         where = f"{self.where}.{name}"
-        if level == "previous":
-            if self.before is None:
-                do = "give a number; only a phase after another one can start from what was left"
-                raise SolverError(where, "there is no phase before this one", got="'previous'", do=do)
-            return self.before
+        if level in ("previous", "next"):
+            return self._neighbour(str(level), where)
         if isinstance(level, dict):
-            ((kind, number),) = level.items()
-            if kind == "absolute":
-                return (number,) * len(self.bases)
-            if self.own is None:
-                do = "give the optimiser and its arguments, or an absolute value"
-                raise SolverError(where, "needs the optimiser's own value, which is not known", got=repr(level), do=do)
-            return (number * self.own,) * len(self.bases)
+            values = self._sum(level, where)
+            if any(value < 0 for value in values):
+                raise SolverError(where, "is negative", got=f"{level!r}, which is {min(values):g}", do="correct it")
+            return values
         assert not isinstance(level, str)
         return tuple(level * base for base in self.bases)
+
+    def _neighbour(self, level: str, where: str) -> tuple[float, ...]:
+        if level == "previous" and self.before is not None:
+            return self.before
+        if level == "next" and self.after is not None:
+            return self.after()
+        do = "give a number; a phase of a list can name the value of a neighbour that does not itself ask for this one"
+        which = "before" if level == "previous" else "after"
+        raise SolverError(where, f"there is no phase {which} this one to take a value from", got=repr(level), do=do)
+
+    def _sum(self, level: dict[str, float], where: str) -> tuple[float, ...]:
+        if "optimizer" in level and self.own is None:
+            do = "give the optimiser and its arguments, or an absolute value"
+            raise SolverError(where, "needs the optimiser's own value, which is not known", got=repr(level), do=do)
+        scales = self.scales or (1.0,) * len(self.bases)
+        values = [0.0] * len(self.bases)
+        for kind, number in level.items():
+            units: dict[str, Sequence[float]] = {
+                "base": self.bases,
+                "absolute": (1.0,) * len(values),
+                "scaled": scales,
+                "optimizer": (self.own or 0.0,) * len(values),
+            }
+            values = [value + number * unit for value, unit in zip(values, units[kind])]
+        return tuple(values)
 
     def axis(self, name: str = "until") -> Axis:
         """The part of the window that has passed, as a fraction from 0 to 1."""
@@ -193,58 +254,6 @@ def each(function: Callable[[float], float], x: N) -> N:
     return function(x)
 
 
-@dataclass(frozen=True)
-class Blend(Curve):
-    """From one value per group to another, by a weight that goes from 0 to 1 along the axis."""
-
-    first: tuple[float, ...]
-    last: tuple[float, ...]
-    axis: Axis
-    weight: Callable[[float], float]
-
-    def at(self, position: int) -> list[float]:
-        w = self.weight(self.axis(position))
-        # Measured from the nearer end, so that both ends are exact and equal ends stay equal.
-        if w < 0.5:
-            return [a + (b - a) * w for a, b in zip(self.first, self.last)]
-        return [b - (b - a) * (1.0 - w) for a, b in zip(self.first, self.last)]
-
-    def over(self, positions: Integers) -> Floats:
-        w = each(self.weight, self.axis(positions))[:, None]
-        a, b = np.array(self.first), np.array(self.last)
-        return np.asarray(np.where(w < 0.5, a + (b - a) * w, b - (b - a) * (1.0 - w)), dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class Growth(Curve):
-    """One value per group, times a factor of what the axis counts."""
-
-    first: tuple[float, ...]
-    axis: Callable[[Any], Any]
-    factor: Callable[[float], float]
-
-    def at(self, position: int) -> list[float]:
-        factor = self.factor(self.axis(position))
-        return [value * factor for value in self.first]
-
-    def over(self, positions: Integers) -> Floats:
-        factors: Floats = each(self.factor, self.axis(positions))
-        return np.array(self.first) * factors[:, None]
-
-
-@dataclass(frozen=True)
-class Fixed(Curve):
-    """The same value at every position."""
-
-    values: tuple[float, ...]
-
-    def at(self, position: int) -> list[float]:
-        return list(self.values)
-
-    def over(self, positions: Integers) -> Floats:
-        return np.tile(np.array(self.values, dtype=np.float64), (len(positions), 1))
-
-
 class Schedule(Plain, ABC):
     """Plain data that says how a hyper-parameter moves. To make your own, derive a frozen dataclass and give ``lay``.
 
@@ -259,29 +268,35 @@ class Schedule(Plain, ABC):
         """The curve of this schedule over ``window``, which the caller has cut to this phase."""
 
     def check(self) -> None:
+        name = type(self).__name__
         if self.until is not None:
-            Duration.parse(self.until, f"{type(self).__name__}.until")
-        for name in ("start", "end", "value"):
-            if hasattr(self, name):
-                _check_level(getattr(self, name), f"{type(self).__name__}.{name}")
+            Duration.parse(self.until, f"{name}.until")
+        for level in level_fields(type(self)):
+            if getattr(self, level) is not None:
+                _check_level(getattr(self, level), f"{name}.{level}")
         gamma = getattr(self, "gamma", None)
         if isinstance(gamma, float) and gamma <= 0:
             raise self._error("gamma", "must be a factor > 0", got=gamma, do="correct it")
+        length = getattr(self, "every", None)
+        if length is not None and all(value == 0 for value, _ in Duration.parse(length, f"{name}.every").terms):
+            raise self._error("every", "must be longer than nothing", got=length, do="give a length > 0")
+
+
+def level_fields(cls: type[Schedule]) -> list[str]:
+    """The fields of a schedule that hold a :data:`Level`."""
+    return [name for name, hint in field_hints(cls).items() if hint in (Level, Level | None)]
 
 
 def _check_level(level: Level, where: str) -> None:
-    forms = "give a factor of the group's base value, {absolute: VALUE}, {optimizer: FACTOR} or previous"
+    forms = "give a factor of the group's base value, {absolute: VALUE}, {optimizer: FACTOR}, previous or next"
     if isinstance(level, str):
-        if level != "previous":
+        if level not in ("previous", "next"):
             raise SolverError(where, "is not a value", got=repr(level), do=forms)
         return
-    number = level
-    if isinstance(level, dict):
-        if len(level) != 1 or next(iter(level)) not in ("absolute", "optimizer"):
-            raise SolverError(where, "is not a value", got=repr(level), do=forms)
-        (number,) = level.values()
-    assert isinstance(number, float)
-    if number < 0:
+    if isinstance(level, dict) and (not level or level.keys() - {"base", "absolute", "scaled", "optimizer"}):
+        raise SolverError(where, "is not a value", got=repr(level), do=forms)
+    numbers = list(level.values()) if isinstance(level, dict) else [level]
+    if len(numbers) == 1 and numbers[0] < 0:
         raise SolverError(where, "must not be negative", got=repr(level), do="give a value >= 0")
 
 
@@ -292,7 +307,10 @@ def run_window(
     *,
     own: float | None = None,
     beyond: Literal["error", "allow"] = "error",
+    scales: Sequence[float] | None = None,
+    feed: Feed | None = None,
 ) -> Window:
     """The window that is the whole run."""
     end = None if run.total_steps is None else Fraction(run.total_steps)
-    return Window(Fraction(0), end, tuple(bases), own, run, where, beyond, whole=True)
+    given = None if scales is None else tuple(scales)
+    return Window(Fraction(0), end, tuple(bases), own, run, where, beyond, scales=given, feed=feed, whole=True)

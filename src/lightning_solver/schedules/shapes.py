@@ -1,4 +1,4 @@
-"""The shapes: constant, linear, cosine, polynomial, exponential, step and multi-step.
+"""The shapes: constant, linear, cosine, polynomial, exponential, inverse, hyperbolic tangent and REX.
 
 In the formulas ``a`` and ``b`` are the values of ``start`` and ``end`` for the group, ``x`` is the part of the phase
 that has passed (0 at its first step, 1 at the step after its last) and ``t`` the steps since it began.
@@ -7,27 +7,12 @@ that has passed (0 at its first step, 1 at the step after its last) and ``t`` th
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-
-import numpy as np
 
 from lightning_solver.durations import Duration
 from lightning_solver.errors import SolverError
-from lightning_solver.schedules.base import (
-    Axis,
-    Blend,
-    Curve,
-    Fixed,
-    Growth,
-    Integers,
-    Level,
-    Schedule,
-    Window,
-    integers,
-)
+from lightning_solver.schedules.base import Axis, Curve, Level, Schedule, Window
+from lightning_solver.schedules.curves import Blend, Fixed, Geometric, Growth
 
 
 @dataclass(frozen=True)
@@ -72,159 +57,195 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Half a cosine: ``b + (a - b) * (1 + cos(pi * x)) / 2`` (Loshchilov and Hutter, 2017, without restarts).
+    """Half a cosine: ``b + (a - b) * (1 + cos(pi * x ** time_power)) / 2`` (Loshchilov and Hutter, 2017).
 
     Args:
         start: Value at the first step.
         end: Value at the step after the last.
+        time_power: Exponent > 0 of the time that has passed; above 1 it decays later ("k-decay", Zhang and Li, 2020).
         until: Where the phase ends.
     """
 
     start: Level = 1.0
     end: Level = 0.0
+    time_power: float = 1.0
     until: int | str | None = None
 
+    def check(self) -> None:
+        super().check()
+        _check_power(self, "time_power")
+
     def lay(self, window: Window) -> Curve:
-        return Blend(window.levels(self.start, "start"), window.levels(self.end, "end"), window.axis(), _half_cosine)
+        power = self.time_power
+
+        def weight(x: float) -> float:
+            return _half_cosine(x if power == 1 else math.pow(x, power))
+
+        return Blend(window.levels(self.start, "start"), window.levels(self.end, "end"), window.axis(), weight)
 
 
 @dataclass(frozen=True)
 class Polynomial(Schedule):
-    """A power of what is left: ``b + (a - b) * (1 - x) ** power``.
+    """A power of what is left: ``b + (a - b) * (1 - x ** time_power) ** power``.
 
     Args:
-        power: Exponent > 0; 1 is a straight line, 0.9 the "poly" policy of segmentation (Chen et al., 2016).
+        power: Exponent > 0; 1 is a straight line, 0.9 the "poly" policy of segmentation (Chen et al., 2016), 0.5 the
+            "1-sqrt" warm-up.
         start: Value at the first step.
         end: Value at the step after the last.
+        time_power: Exponent > 0 of the time that has passed ("k-decay", Zhang and Li, 2020); 0.5 with ``power`` 1 is
+            the "1-sqrt" cool-down (Hägele et al., 2024).
         until: Where the phase ends.
     """
 
     power: float = 1.0
     start: Level = 1.0
     end: Level = 0.0
+    time_power: float = 1.0
     until: int | str | None = None
 
     def check(self) -> None:
         super().check()
-        if self.power <= 0:
-            raise self._error("power", "must be > 0", got=self.power, do="correct it")
+        _check_power(self, "power")
+        _check_power(self, "time_power")
 
     def lay(self, window: Window) -> Curve:
-        power = self.power
+        power, time_power = self.power, self.time_power
 
         def weight(x: float) -> float:
-            return 1.0 - math.pow(1.0 - x, power)
+            return 1.0 - math.pow(1.0 - (x if time_power == 1 else math.pow(x, time_power)), power)
 
         return Blend(window.levels(self.start, "start"), window.levels(self.end, "end"), window.axis(), weight)
 
 
 @dataclass(frozen=True)
 class Exponential(Schedule):
-    """A constant rate of decay: ``a * gamma ** (t / every)``.
+    """A constant rate of decay: ``a * gamma ** (t / every)``, or ``a * (b / a) ** x`` where ``end`` is given.
 
     Args:
-        gamma: Factor > 0 that is applied each ``every``.
+        gamma: Factor > 0 that is applied each ``every``. Either this or ``end`` is given.
         every: The length over which ``gamma`` is applied once; by default the phase, whose end is then ``gamma * a``.
         start: Value at the first step.
+        end: Value > 0 at the step after the last, in place of ``gamma``.
         until: Where the phase ends.
     """
 
-    gamma: float
+    gamma: float | None = None
     every: int | str | None = None
     start: Level = 1.0
+    end: Level | None = None
     until: int | str | None = None
 
     def check(self) -> None:
         super().check()
-        if self.every is not None:
-            _positive(self.every, "Exponential.every")
+        if (self.gamma is None) == (self.end is None):
+            raise self._error("gamma", "needs one of gamma and end", got=(self.gamma, self.end), do="give one of them")
+        if self.end is not None and self.every is not None:
+            raise self._error("every", "says how often gamma is applied, and there is none", got=self.every)
 
     def lay(self, window: Window) -> Curve:
-        gamma = self.gamma
-        if self.every is None:
+        first = window.levels(self.start, "start")
+        if self.end is not None:
+            last = window.levels(self.end, "end")
+            for name, values, others in (("start", first, last), ("end", last, first)):
+                if any(value == 0 < other for value, other in zip(values, others)):
+                    do = "give a value > 0, or use Linear"
+                    what = "is 0, which no constant rate leaves or reaches"
+                    raise SolverError(f"{window.where}.{name}", what, got=repr(getattr(self, name)), do=do)
+            return Geometric(first, last, window.axis())
+        assert self.gamma is not None
+        gamma, every = self.gamma, self.every
+        if every is None:
             axis = window.axis()
         else:
-            axis = window.count(Duration.parse(self.every).resolve(window.run, f"{window.where}.every"))
-        _finite_growth(gamma, axis, window)
-        return Growth(window.levels(self.start, "start"), axis, lambda periods: math.pow(gamma, periods))
+            axis = window.count(Duration.parse(every).length(window.run, f"{window.where}.every"))
+        finite_growth(gamma, axis, window)
+        return Growth(first, axis, lambda periods: math.pow(gamma, periods))
 
 
 @dataclass(frozen=True)
-class Step(Schedule):
-    """A drop at regular intervals: ``a * gamma ** floor(t / every)``.
+class Inverse(Schedule):
+    """A decay that slows down: ``a / (1 + t / every) ** power``.
 
     Args:
-        every: Length of a stair; the first drop is at the step that begins the second stair.
-        gamma: Factor > 0 of a drop.
-        start: Value of the first stair.
+        every: The time scale: after this long the value is ``a / 2 ** power``.
+        power: Exponent > 0; 0.5 is the inverse square root (Vaswani et al., 2017; Raffel et al., 2020).
+        start: Value at the first step.
         until: Where the phase ends.
+
+    Example:
+        The schedule of Vaswani et al. ("Noam") with a warm-up of 4 steps, up to its constant factor:
+
+        >>> from lightning_solver import SolverSpec
+        >>> noam = [Linear(start=0.0, until=4), Inverse(every=4, power=0.5)]
+        >>> spec = SolverSpec(schedules={"lr": noam})
+        >>> spec.curve("lr", [1.0], total_steps=17)[[0, 2, 4, 16], 0].tolist()
+        [0.0, 0.5, 1.0, 0.5]
     """
 
     every: int | str
-    gamma: float = 0.1
+    power: float = 1.0
     start: Level = 1.0
     until: int | str | None = None
 
     def check(self) -> None:
         super().check()
-        _positive(self.every, "Step.every")
+        _check_power(self, "power")
 
     def lay(self, window: Window) -> Curve:
-        gamma, run = self.gamma, window.run
-        duration = Duration.parse(self.every)
-        first = window.levels(self.start, "start")
-        if duration.unit != "ep" or run.epoch_ends is None:
-            count = window.count(duration.resolve(run, f"{window.where}.every"))
-            _finite_growth(gamma, count, window)
-            return Growth(first, count, lambda stairs: math.pow(gamma, math.floor(stairs)))
-        # Epochs that differ in length: the stairs are as uneven as they are.
-        stairs: list[Fraction] = []
-        last = _epochs_until(window)
-        offset = _epoch_position(window, window.begin)
-        while offset + duration.value * (len(stairs) + 1) <= last:
-            stairs.append(run.steps_at_epoch(offset + duration.value * (len(stairs) + 1)))
-        return _drops(first, stairs, gamma, window)
+        power = self.power
+        axis = window.count(Duration.parse(self.every).length(window.run, f"{window.where}.every"))
+        return Growth(window.levels(self.start, "start"), axis, lambda periods: math.pow(1.0 + periods, -power))
 
 
 @dataclass(frozen=True)
-class MultiStep(Schedule):
-    """A drop at given points: ``a * gamma ** (number of points reached)``.
+class Tanh(Schedule):
+    """A hyperbolic tangent: ``b + (a - b) * (1 - tanh(lower * (1 - x) + upper * x)) / 2`` (Hsueh et al., 2019).
 
     Args:
-        at: Points of the run, growing; the step at a point already has the new value. Counted from the start of the
-            run, not of the phase.
-        gamma: Factor > 0 of a drop.
-        start: Value before the first drop.
+        lower: Argument of the tangent at the first step; the start is missed by ``(1 + tanh(lower)) / 2``.
+        upper: Argument at the step after the last, > ``lower``; the end is missed by ``(1 - tanh(upper)) / 2``.
+        start: Value that the curve comes from.
+        end: Value that it goes to.
         until: Where the phase ends.
     """
 
-    at: Sequence[int | str]
-    gamma: float = 0.1
+    lower: float = -7.0
+    upper: float = 3.0
     start: Level = 1.0
+    end: Level = 0.0
     until: int | str | None = None
 
     def check(self) -> None:
         super().check()
-        if not self.at:
-            raise self._error("at", "has no points", got=list(self.at), do="give at least one, or use Constant")
-        for i, point in enumerate(self.at):
-            Duration.parse(point, f"MultiStep.at[{i}]")
+        if self.lower >= self.upper:
+            raise self._error("lower", "must be below upper", got=(self.lower, self.upper), do="swap them")
 
     def lay(self, window: Window) -> Curve:
-        points: list[Fraction] = []
-        for i, text in enumerate(self.at):
-            where = f"{window.where}.at[{i}]"
-            point = Duration.parse(text).resolve(window.run, where)
-            if points and point <= points[-1]:
-                raise SolverError(where, "does not come after the point before it", got=repr(text), do="sort the list")
-            if window.end is not None and point >= window.end:
-                what = f"lies at step {float(point):g}, beyond step {float(window.end):g} where its phase ends"
-                if window.beyond == "error":
-                    do = "move it, or set beyond_run: allow"
-                    raise SolverError(where, what, got=repr(text), do=do)
-                window.notes.append(f"{where} ({text}) {what}")
-            points.append(point)
-        return _drops(window.levels(self.start, "start"), points, self.gamma, window)
+        lower, upper = self.lower, self.upper
+
+        def weight(x: float) -> float:
+            return (1.0 + math.tanh(lower * (1.0 - x) + upper * x)) / 2.0
+
+        return Blend(window.levels(self.start, "start"), window.levels(self.end, "end"), window.axis(), weight)
+
+
+@dataclass(frozen=True)
+class Rex(Schedule):
+    """The reflected exponential: ``b + (a - b) * (1 - x) / (1 - x / 2)`` (Chen, Wolfe and Kyrillidis, 2022).
+
+    Args:
+        start: Value at the first step.
+        end: Value at the step after the last.
+        until: Where the phase ends.
+    """
+
+    start: Level = 1.0
+    end: Level = 0.0
+    until: int | str | None = None
+
+    def lay(self, window: Window) -> Curve:
+        return Blend(window.levels(self.start, "start"), window.levels(self.end, "end"), window.axis(), _reflected)
 
 
 def _same(x: float) -> float:
@@ -235,12 +256,18 @@ def _half_cosine(x: float) -> float:
     return (1.0 - math.cos(math.pi * x)) / 2.0
 
 
-def _positive(every: int | str, where: str) -> None:
-    if Duration.parse(every, where).value == 0:
-        raise SolverError(where, "must be longer than nothing", got=repr(every), do="give a length > 0")
+def _reflected(x: float) -> float:
+    return x / (2.0 - x)
 
 
-def _finite_growth(gamma: float, axis: Axis, window: Window) -> None:
+def _check_power(schedule: Schedule, name: str) -> None:
+    power = getattr(schedule, name)
+    if power <= 0:
+        where = f"{type(schedule).__name__}.{name}"
+        raise SolverError(where, "must be > 0", got=repr(power), do="correct it")
+
+
+def finite_growth(gamma: float, axis: Axis, window: Window) -> None:
     """Refuse a factor above 1 that is applied for so long that no float holds the result."""
     if gamma <= 1:
         return
@@ -248,29 +275,3 @@ def _finite_growth(gamma: float, axis: Axis, window: Window) -> None:
     if axis(end) * math.log(gamma) > 700:
         what = f"grows beyond what a float holds within {axis(end):g} periods"
         raise SolverError(f"{window.where}.gamma", what, got=repr(gamma), do="give a factor <= 1, or an end")
-
-
-def _drops(first: tuple[float, ...], points: Sequence[Fraction], gamma: float, window: Window) -> Curve:
-    """``first`` times ``gamma`` to the number of ``points`` reached; held where the window ends."""
-    end = window.end
-    reached = [math.ceil(point * window.denominator) for point in points if end is None or point <= end]
-
-    def count(position: int | Integers) -> float | Integers:
-        if isinstance(position, np.ndarray):
-            return np.searchsorted(integers(reached), position, side="right").astype(np.float64)
-        return float(bisect_right(reached, position))
-
-    return Growth(first, count, lambda drops: math.pow(gamma, drops))
-
-
-def _epoch_position(window: Window, step: Fraction) -> Fraction:
-    """``step`` in epochs, exact, where epochs differ in length."""
-    run = window.run
-    epoch = run.epoch_at_step(step, window.where)
-    begin = run.steps_at_epoch(Fraction(epoch))
-    return epoch + (step - begin) / (run.steps_at_epoch(Fraction(epoch + 1)) - begin)
-
-
-def _epochs_until(window: Window) -> Fraction:
-    assert window.run.epoch_ends is not None
-    return _epoch_position(window, window.known_end())
