@@ -30,9 +30,24 @@ LAYERS = [
         "schedules.functions",
         "schedules.plateau",
         "schedules.combine",
+        "schedules.chain",
         "schedules.positions",
     },
     {"spec"},
+    {"chart", "schema"},
+    {
+        "interop",
+        "interop.reading",
+        "interop.base",
+        "interop.mmcv",
+        "interop.mmengine",
+        "interop.detectron2",
+        "interop.pet",
+        "interop.timm",
+        "interop.transformers",
+        "interop.composer",
+        "interop.torch",
+    },
     {
         "rules",
         "rules.kinds",
@@ -49,12 +64,14 @@ LAYERS = [
     },
     {"real_steps"},
     {"run_length"},
-    {"callbacks", "callbacks.plan_guard", "callbacks.random_state"},
+    {"callbacks", "callbacks.plan_guard", "callbacks.follow_metrics", "callbacks.random_state"},
+    {"files"},
+    {"comparison"},
     {"mixin"},
     {"cli"},
     {"command"},
 ]
-WITHOUT_TORCH = set().union(*LAYERS[:4])
+WITHOUT_TORCH = set().union(*LAYERS[:6])
 
 # Imports inside of functions, made when they are needed, that go against the direction: module -> what it imports.
 UPWARDS = {("spec", "plan")}

@@ -121,7 +121,7 @@ def test_a_version_that_is_not_known():
         ({"rules": {"match": "x"}}, "solver.rules: must be a list (each item a Rule); got {'match': 'x'} (dict)"),
         ({"rules": [{"match": "x", "lr_scael": 1}]}, "solver.rules[0].lr_scael: unknown key; got 'lr_scael'; did you"),
         ({"rules": [{"match": "x", "lr": -1}]}, "solver.rules[0].lr: must not be negative; got -1.0"),
-        ({"rules": [{"match": "x"}]}, "solver.rules[0]: changes nothing; set or scale at least one option"),
+        ({"rules": [{"match": "x"}]}, "solver.rules[0]: changes nothing; set, scale or schedule at least one option"),
         ({"rules": [{"lr": 1}]}, "solver.rules[0]: selects nothing, as it has no selector; give one of match, regex"),
         ({"rules": [{"kind": "nrom", "lr": 1}]}, "solver.rules[0].kind: unknown value; got 'nrom'; did you mean norm?"),
         ({"rules": [{"kind": ["bias", "nrom"], "lr": 1}]}, "solver.rules[0].kind[1]: unknown value; got 'nrom'; did"),
@@ -192,7 +192,7 @@ def test_replace_makes_a_checked_copy():
             {"lr": 0.1},
             "Rule: selects nothing, as it has no selector; give one of match, regex, kind, module_class, ndim",
         ),
-        ({"match": "x"}, "Rule: changes nothing; set or scale at least one option"),
+        ({"match": "x"}, "Rule: changes nothing; set, scale or schedule at least one option"),
         ({"match": [], "lr": 1}, "Rule.match: is empty; got []; give at least one, or leave it out"),
         ({"kind": (), "lr": 1}, "Rule.kind: is empty; got []"),
         ({"regex": "(", "lr": 1}, "Rule.regex: is not a regular expression (missing ), unterminated subpattern"),
@@ -356,7 +356,7 @@ def test_a_group_that_is_no_number(group):
 
 
 def test_metrics_are_refused():
-    with pytest.raises(SolverError, match="metrics: no schedule of this spec follows a metric; leave metrics out"):
+    with pytest.raises(SolverError, match="metrics: no schedule of this option follows a metric; leave metrics out"):
         linear_of().curve("lr", [0.1], total_steps=3, metrics=[0.5])
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from yaml import YAMLError
 
 from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.files import blocks
 from lightning_solver.mixin import SolverMixin
 from lightning_solver.plain import field_hints
 from lightning_solver.spec import SolverSpec
@@ -97,7 +98,7 @@ class SolverCLI(LightningCLI):
             super().parse_arguments(parser, args)
         except (ValueError, TypeError, YAMLError) as error:  # jsonargparse lets some through
             parser.error(str(error))
-        self._solvers = {key: deepcopy(block) for key, block in _solver_blocks(self._section())}
+        self._solvers = {key: deepcopy(block) for key, block in blocks(self._section())}
         for key, block in self._solvers.items():
             if not isinstance(block, SolverSpec):
                 try:
@@ -195,7 +196,7 @@ class SolverCLI(LightningCLI):
                 continue
             if isinstance(data, Mapping):
                 sections = [data, *(data[name] for name in self.subcommands() if isinstance(data.get(name), Mapping))]
-                yield from (item for section in sections for item in _solver_blocks(section))
+                yield from (item for section in sections for item in blocks(section))
 
 
 def plan(
@@ -205,6 +206,7 @@ def plan(
     datamodule: Any = None,
     output: str | None = "plan.png",
     parameters: bool = False,
+    chart: bool | None = None,
 ) -> None:
     """Prints and draws what fit would do, without training.
 
@@ -215,6 +217,7 @@ def plan(
         datamodule: Its data module.
         output: Picture to draw the curves into, counted from the Trainer's default_root_dir; null for none.
         parameters: Whether to list every parameter, and what set each of its options.
+        chart: Whether to draw the curves as text too; by default in a terminal.
     """
     if not isinstance(model, SolverMixin):
         do = f"derive it: class {type(model).__name__}(SolverMixin, ...)"
@@ -225,6 +228,8 @@ def plan(
     if made is None or not self.is_global_zero:
         return
     print(made.table(parameters=parameters))
+    if (sys.stdout.isatty() if chart is None else chart) and made.curves and made.run.total_steps is not None:
+        print(f"\n{made.chart()}")
     if output is None:
         return
     if made.run.total_steps is None:
@@ -241,16 +246,6 @@ class _StopBeforeTraining(Callback):
         trainer.fit_loop.min_epochs = None
         trainer.fit_loop.epoch_loop.min_steps = None
         trainer.num_sanity_val_steps = 0
-
-
-def _solver_blocks(section: Any) -> Iterator[tuple[str, Any]]:
-    """Where a configuration holds a solver: its own top-level key, or the model's argument of that name."""
-    for key in ("solver", "model.solver", "model.init_args.solver"):
-        block = section
-        for name in key.split("."):
-            block = block.get(name) if _is_mapping(block) else None
-        if block is not None:
-            yield key, block
 
 
 def _override_in(message: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -3,35 +3,183 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_solver.errors import SolverError
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
         argv: Arguments in place of those of the process.
+
+    Returns:
+        The exit status: 0, 1 if ``diff`` found a difference, 2 after an error.
     """
     parser = argparse.ArgumentParser(prog="lightning-solver", description="Specifications of how a model is trained.")
     commands = parser.add_subparsers(dest="command", required=True)
-    plan = commands.add_parser(
+    runs: dict[str, Callable[[argparse.Namespace], int]] = {}
+    for add in (_add_plan, _add_import, _add_diff, _add_schema):
+        name, run = add(commands)
+        runs[name] = run
+    arguments, further = parser.parse_known_args(argv)
+    if further and arguments.command != "plan":
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    arguments.further = further
+    try:
+        return runs[arguments.command](arguments)
+    except SolverError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+
+
+# ------------------------------------------------------------------ plan
+
+
+def _add_plan(commands: Any) -> tuple[str, Any]:
+    parser = commands.add_parser(
         "plan",
-        help="print and draw what fit would do, from a YAML that names a module",
-        description="Prints and draws what fit would do. Further arguments override the YAML, as in --solver.lr=0.1",
+        help="print and draw what fit would do; or the curves of a block by itself",
+        description="Prints and draws what fit would do, from a YAML that names a module; further arguments override "
+        "the YAML, as in --solver.lr=0.1. With --total-steps: the curves of a solver block, without a module.",
     )
-    plan.add_argument(
-        "config", help="YAML of a LightningCLI or SolverCLI that names the module: model: {class_path: ...}"
+    parser.add_argument(
+        "config", help="YAML of a SolverCLI that names the module: model: {class_path: ...}; or a block"
     )
-    known, further = parser.parse_known_args(argv)
+    _add_run(parser)
+    return "plan", _plan
 
-    from lightning_solver.cli import SolverCLI
 
-    sys.path.insert(0, os.getcwd())  # where the user's own modules are, as for a script
-    sys.argv = [sys.argv[0]]
-    SolverCLI(args=["plan", "--config", known.config, *further], seed_everything_default=False)
+def _plan(arguments: argparse.Namespace) -> int:
+    if arguments.total_steps is None:
+        from lightning_solver.cli import SolverCLI
+
+        sys.path.insert(0, os.getcwd())  # where the user's own modules are, as for a script
+        sys.argv = [sys.argv[0]]
+        SolverCLI(args=["plan", "--config", arguments.config, *arguments.further], seed_everything_default=False)
+        return 0
+    from lightning_solver.chart import chart
+    from lightning_solver.files import stored
+
+    if arguments.further:
+        got = " ".join(arguments.further)
+        raise SolverError("plan", "takes nothing else beside --total-steps", got=got, do="leave it out")
+    spec, run = stored(arguments.config).spec, _run_length(arguments)
+    for option in spec.schedules:
+        own = spec.own_value(option)
+        base = float(own) if isinstance(own, (int, float)) else 1.0
+        title = option if own is not None else f"{option}, as a factor of the base value"
+        print(f"{chart({option: spec.curve(option, [base], run=run)[:, 0]}, title=title)}\n")
+    return 0
+
+
+def _add_run(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    parser.add_argument("--total-steps", type=int, default=default, help="optimiser steps of the run")
+    parser.add_argument("--steps-per-epoch", type=float, help="optimiser steps of an epoch")
+
+
+def _run_length(arguments: argparse.Namespace) -> Any:
+    from lightning_solver.durations import RunLength
+
+    return RunLength(total_steps=arguments.total_steps, steps_per_epoch=arguments.steps_per_epoch)
+
+
+# ------------------------------------------------------------------ import
+
+
+def _add_import(commands: Any) -> tuple[str, Any]:
+    parser = commands.add_parser(
+        "import",
+        help="read the config of another system and print the block in YAML",
+        description="Prints the block that gives the same numbers, with what there is to know about it as comments.",
+    )
+    parser.add_argument("--from", dest="peer", required=True, help="mmcv, mmengine, detectron2, pet, timm, ...")
+    parser.add_argument("config", help="config file: .py (read, never executed), .yaml or .json")
+    parser.add_argument(
+        "--fact", action="append", default=[], metavar="NAME=VALUE", help="what the config leaves to its surroundings"
+    )
+    parser.add_argument("--strict", action="store_true", help="an error for every key that is not mapped")
+    parser.add_argument("--output", help="file to write, in place of the terminal")
+    return "import", _import
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from lightning_solver.files import importer, to_yaml
+
+    imported = importer(arguments.peer)(
+        Path(arguments.config), facts=dict(map(_fact, arguments.fact)), strict=arguments.strict
+    )
+    text = "".join(f"# {note}\n" for note in imported.notes) + to_yaml(imported.spec)
+    if arguments.output is None:
+        print(text, end="")
+    else:
+        Path(arguments.output).write_text(text, encoding="utf-8")
+    return 0
+
+
+def _fact(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SolverError("--fact", "is not NAME=VALUE", got=repr(text), do="write it as --fact iters_per_epoch=100")
+    return name, yaml.safe_load(value)
+
+
+# ------------------------------------------------------------------ diff
+
+
+def _add_diff(commands: Any) -> tuple[str, Any]:
+    parser = commands.add_parser(
+        "diff",
+        help="compare two specs, configs or checkpoints",
+        description="Compares settings, groups (of checkpoints) and curves. Exits with 1 if something differs.",
+    )
+    for name in ("a", "b"):
+        parser.add_argument(name, help="YAML or JSON with a solver block, a checkpoint, or PEER:CONFIG")
+    _add_run(parser, default=1000)
+    return "diff", _diff
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from lightning_solver.comparison import compare
+    from lightning_solver.files import stored
+
+    differ, text = compare(stored(arguments.a), stored(arguments.b), _run_length(arguments))
+    print(text)
+    return int(differ)
+
+
+# ------------------------------------------------------------------ schema
+
+
+def _add_schema(commands: Any) -> tuple[str, Any]:
+    parser = commands.add_parser(
+        "schema",
+        help="print a JSON schema of the block, for editors",
+        description="Prints a JSON schema, by which editors complete and check the YAML.",
+    )
+    parser.add_argument("--config", action="store_true", help="of a whole CLI configuration, not of the block alone")
+    parser.add_argument("--output", help="file to write, in place of the terminal")
+    return "schema", _schema
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    from lightning_solver.schema import block_schema, config_schema
+
+    text = json.dumps(config_schema() if arguments.config else block_schema(), indent=2)
+    if arguments.output is None:
+        print(text)
+    else:
+        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,8 +21,8 @@ Unit = Literal["st", "ep", "%", "ba", "sp"]
 
 _TERM = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?|[0-9]+/[1-9][0-9]*)(?P<unit>st|ep|%|ba|sp)?")
 _FORMS = (
-    "write 500 or 500st (optimiser steps), 5ep (epochs), 10% (of the run), 64ba (batches), 4096sp (samples), or a sum "
-    "such as 5ep+100st or 30%-1st; numbers may be 2.5 or 1/3"
+    "write 500 or 500st (optimiser steps), 5ep (epochs) or 10% (of the run), 64ba (batches) or 4096sp (samples), or a "
+    "sum such as 5ep+100st or 30%-1st; numbers may be 2.5 or 1/3"
 )
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_solver.callbacks.follow_metrics import FollowMetrics
 from lightning_solver.callbacks.plan_guard import PlanGuard
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
@@ -46,7 +47,7 @@ class SolverMixin(_Base):
     _solver: SolverSpec | None = None
     _solver_plan: Plan | None = None
     _solver_scheduler: PlanScheduler | None = None
-    _solver_guard: PlanGuard | None = None
+    _solver_callbacks: tuple[Callback, ...] = ()
     _real_steps: RealSteps | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -135,12 +136,12 @@ class SolverMixin(_Base):
             what = "LightningCLI has replaced configure_optimizers of the module, so that its solver would be ignored"
             do = "drop optimizer and lr_scheduler from the command line and YAML, or use SolverCLI"
             raise SolverError(type(self).__name__, what, do=do)
-        if self._solver_guard is None:
-            self._solver_guard = PlanGuard()
+        if not self._solver_callbacks:
+            self._solver_callbacks = (PlanGuard(), FollowMetrics())
         given: Any = super().configure_callbacks()
         found = [*given] if isinstance(given, (list, tuple)) else [given]
-        present = getattr(self._trainer, "callbacks", ())  # where an earlier run has attached it
-        return found if self._solver_guard in present else [*found, self._solver_guard]
+        present = getattr(self._trainer, "callbacks", ())  # where an earlier run has attached them
+        return found if self._solver_callbacks[0] in present else [*found, *self._solver_callbacks]
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any | None) -> None:
         """Moves the schedule on after a real optimiser step only."""
@@ -195,7 +196,7 @@ class SolverMixin(_Base):
                 group["lr"] = float(tried) * base / main
 
 
-_OF_A_RUN = frozenset({"_solver_plan", "_solver_scheduler", "_solver_guard", "_real_steps"})
+_OF_A_RUN = frozenset({"_solver_plan", "_solver_scheduler", "_solver_callbacks", "_real_steps"})
 
 
 def _plain(value: Any) -> Any:

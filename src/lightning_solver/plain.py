@@ -323,7 +323,7 @@ def _read_polymorphic(base: type[T], value: Any, where: str) -> T:
             raise SolverError(f"{where}.{key}", "unknown key", got=repr(key), do=do)
     path = block.get("class_path")
     if not isinstance(path, str):
-        do = f"name one of {', '.join(sorted(_concrete(base)))}, or a dotted path"
+        do = f"name one of {', '.join(sorted(subclasses(base)))}, or a dotted path"
         raise SolverError(where, f"needs class_path, the name of a {base.__name__}", got=repr(value), do=do)
     arguments = block.get("init_args") or {}
     if not isinstance(arguments, Mapping):
@@ -331,19 +331,19 @@ def _read_polymorphic(base: type[T], value: Any, where: str) -> T:
     return read(_find_class(base, path, f"{where}.class_path"), arguments, f"{where}.init_args")
 
 
-def _concrete(base: type[T]) -> dict[str, type[T]]:
-    """Short name -> concrete class, for the subclasses of ``base`` that have been imported; ours come first."""
+def subclasses(base: type[T]) -> dict[str, type[T]]:
+    """Short name -> concrete class, for the classes deriving from ``base`` that have been imported; ours come first."""
     found: dict[str, type[T]] = {}
     for cls in base.__subclasses__():
         if not inspect.isabstract(cls):
             found.setdefault(cls.__name__, cls)
-        for name, inner in _concrete(cls).items():
+        for name, inner in subclasses(cls).items():
             found.setdefault(name, inner)
     return found
 
 
 def _find_class(base: type[T], path: str, where: str) -> type[T]:
-    known = _concrete(base)
+    known = subclasses(base)
     if path in known:
         return known[path]
     if "." not in path:

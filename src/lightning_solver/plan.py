@@ -15,12 +15,13 @@ from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.groups import Group, group_parameters
 from lightning_solver.optimizers import Recipe, Slot, resolve_optimizer
-from lightning_solver.plain import FrozenDict
+from lightning_solver.plain import FrozenDict, thaw
 from lightning_solver.rules.cascade import Cascade, Settings, Source, select
 from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
-from lightning_solver.schedules.base import Curve, Floats, run_window
+from lightning_solver.schedules.base import Curve, Floats, Window, run_window
+from lightning_solver.schedules.combine import lay_by_group
 from lightning_solver.schedules.curves import Fixed
-from lightning_solver.schedules.join import lay
+from lightning_solver.schedules.plateau import Feed
 from lightning_solver.spec import Rule, SolverSpec, whole_steps
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Plan:
             value, before any schedule and with every scale included; in the order of ``module.named_parameters()``.
         reasons: Qualified name -> option -> what set it.
         left_out: Qualified name -> why the optimiser does not get it.
-        curves: Scheduled option -> its curve over all groups.
+        curves: Scheduled option -> its curve over all groups, with every metric-driven factor as it is at the start.
         notes: What is odd but clear.
     """
 
@@ -99,6 +100,14 @@ class Plan:
             made["param_names"] = list(group.names)
         return optimizer, PlanScheduler(optimizer, self)
 
+    def follow_metrics(self) -> tuple[Feed, Mapping[str, Curve]]:
+        """The curves anew with trackers of their own, which a scheduler feeds with metrics while it runs."""
+        feed = Feed()
+        curves = {
+            option: _curve(self.spec, self.recipe, self.run, option, self.groups, feed)[0] for option in self.curves
+        }
+        return feed, curves
+
     def table(self, *, parameters: bool = False) -> str:
         """The plan as text: groups, counts, options, what set them, schedules and notes.
 
@@ -111,6 +120,26 @@ class Plan:
 
     def __str__(self) -> str:
         return self.table()
+
+    def chart(self, *, width: int = 72, height: int = 12) -> str:
+        """Draw the curve of every scheduled option of every group as text.
+
+        Args:
+            width: Columns of a drawing.
+            height: Lines of a drawing.
+
+        Raises:
+            SolverError: The length of the run is not known.
+        """
+        from lightning_solver.chart import chart
+
+        names = [group.name for group in self.groups]
+        curves = {option: self.curve(option) for option in self.curves}
+        drawings = [
+            chart(dict(zip(names, values.T)), title=option, width=width, height=height)
+            for option, values in curves.items()
+        ]
+        return "\n\n".join(drawings)
 
     def draw(self, path: str | Path) -> Path:
         """Draw the curve of every scheduled option of every group into a picture file.
@@ -151,12 +180,16 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         for parameter, names in zip(inventory, matched)
         if parameter.tensor.requires_grad
     }
-    groups = group_parameters(trainable, settings, recipe)
+    groups = group_parameters(trainable, settings, recipe, by_scale=_by_scale(spec))
     for group in groups:
         recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
     recipe.try_groups([(group.options, group.tensors) for group in groups])
     _note_idle(sources, inventory, matched, settings, notes)
-    curves = {option: _curve(spec, recipe, run, option, groups, notes) for option in spec.schedules}
+    for source in sources:
+        for option in source.rule.schedules:
+            recipe.slot(option, f"{source.where}.schedules.{option}")
+    scheduled = dict.fromkeys([*spec.schedules, *(option for group in groups for option in group.schedules)])
+    curves = {option: _checked_curve(spec, recipe, run, option, groups, notes) for option in scheduled}
     _note_still(curves, groups, _last_step(run), notes)
     member = {name: group.name for group in groups for name in group.names}
     return Plan(
@@ -222,14 +255,30 @@ def _why(group: Group, settings: Mapping[int, Settings]) -> str:
     return ", ".join(f"{option}: {reasons[option]}" for option in sources) or "no rule"
 
 
+def _by_scale(spec: SolverSpec) -> bool:
+    """Whether a schedule names a value that is ``scaled``."""
+    written = [thaw(spec.schedules), *(thaw(rule.schedules) for rule in spec.rules)]
+    return any("'scaled'" in repr(schedules) for schedules in written)
+
+
 def _curve(
-    spec: SolverSpec, recipe: Recipe, run: RunLength, option: str, groups: Sequence[Group], notes: list[str]
-) -> Curve:
+    spec: SolverSpec, recipe: Recipe, run: RunLength, option: str, groups: Sequence[Group], feed: Feed
+) -> tuple[Curve, Window]:
     where = f"schedules.{option}"
     slot = recipe.slot(option, where)
     bases = [slot.read(group.options) for group in groups]
-    window = run_window(bases, run, where, own=slot.read(recipe.defaults), beyond=spec.beyond_run)
-    curve = lay(spec.schedules[option], window)
+    scales = [group.scales.get(option, 1.0) for group in groups]
+    own = slot.read(recipe.defaults)
+    window = run_window(bases, run, where, own=own, beyond=spec.beyond_run, scales=scales, feed=feed)
+    chosen = [group.schedules.get(option, (spec.schedules.get(option), where)) for group in groups]
+    return lay_by_group([phases for phases, _ in chosen], window, [path for _, path in chosen]), window
+
+
+def _checked_curve(
+    spec: SolverSpec, recipe: Recipe, run: RunLength, option: str, groups: Sequence[Group], notes: list[str]
+) -> Curve:
+    where, slot = f"schedules.{option}", recipe.slot(option, f"schedules.{option}")
+    curve, window = _curve(spec, recipe, run, option, groups, Feed())
     notes.extend(window.notes)
     last = _last_step(run)
     decays = slot.key in ("betas", "momentum")
@@ -240,7 +289,7 @@ def _curve(
             do = "its values are factors of the base value: keep them below 1 / base"
             raise SolverError(where, what, got=got, do=do)
         notes.append(f"{where}: {what} ({got})")
-    given = [group.name for group, base, column in zip(groups, bases, seen.T) if base == 0 and column.any()]
+    given = [group.name for group, base, column in zip(groups, window.bases, seen.T) if base == 0 and column.any()]
     notes.extend(f"{where}: is not 0 in group {name}, whose base value is 0" for name in given)
     return curve
 
@@ -261,6 +310,7 @@ def _note_idle(
         if parameter.tensor.requires_grad:
             trained |= found
     acting = {id(s) for known in settings.values() for chain in known.sources.values() for s in chain}
+    acting |= {id(s) for known in settings.values() for s in known.scheduled_by.values()}
     for index in sorted(reached):
         source = sources[index]
         if index not in trained:

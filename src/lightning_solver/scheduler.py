@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.plan import Plan
 from lightning_solver.resume import Settings, carry_state_by_name
+from lightning_solver.schedules.plateau import Feed
 from lightning_solver.spec import SolverSpec, difference
 
 
@@ -37,6 +39,7 @@ class PlanScheduler(LRScheduler):
         self.optimizer = optimizer
         self.last_epoch = 0
         self.stale = False
+        self._feed = Feed()
         self._take(plan)
         carry_state_by_name(optimizer, self._settings)
         self.apply()
@@ -59,6 +62,27 @@ class PlanScheduler(LRScheduler):
         """Stand before a step of the run (0-based), with its values written."""
         self.last_epoch = step
         self.apply()
+
+    @property
+    def monitors(self) -> set[str]:
+        """Names of the metrics that the schedules follow."""
+        return self._feed.monitors
+
+    def observe(self, metrics: Mapping[str, float]) -> list[str]:
+        """Take the metrics of a validation; schedules that follow one may lower what the groups hold.
+
+        Call it once after each validation, with the same numbers in every process.
+
+        Args:
+            metrics: Name -> value. What no schedule follows is left alone.
+
+        Returns:
+            The paths of the schedules that have dropped.
+        """
+        dropped = self._feed.take(self.last_epoch, metrics)
+        if dropped:
+            self.apply()
+        return dropped
 
     def apply(self) -> None:
         """Write the values of the step that comes next into the optimiser's groups."""
@@ -90,7 +114,10 @@ class PlanScheduler(LRScheduler):
         """Make ``plan`` the one that is applied."""
         self.plan = plan
         self.base_lrs = [float(group.options.get("lr", 0.0)) for group in plan.groups]
-        self._moves = [(plan.slot(option), curve) for option, curve in plan.curves.items()]
+        feed, curves = plan.follow_metrics()
+        feed.load(self._feed.state())
+        self._feed = feed
+        self._moves = [(plan.slot(option), curve) for option, curve in curves.items()]
         for made, lr in zip(self.optimizer.param_groups, self.base_lrs):
             made["initial_lr"] = lr
 
@@ -106,8 +133,14 @@ class PlanScheduler(LRScheduler):
         return self.get_last_lr()
 
     def state_dict(self) -> dict[str, Any]:
-        """What cannot be recomputed: the number of steps; and the spec as plain data, to say what changed."""
-        return {"step": self.last_epoch, "spec": self.plan.spec.to_dict()}
+        """What cannot be recomputed: the number of steps, and what schedules that follow a metric have seen of it.
+
+        The spec is there too, as plain data, to say what changed.
+        """
+        state: dict[str, Any] = {"step": self.last_epoch, "spec": self.plan.spec.to_dict()}
+        if self._feed.trackers:
+            state["plateaus"] = self._feed.state()
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved step by the present plan; what differs from the saved spec is reported.
@@ -115,12 +148,13 @@ class PlanScheduler(LRScheduler):
         Raises:
             SolverError: The state is that of another kind of scheduler.
         """
-        if state_dict.keys() != {"step", "spec"} or not isinstance(state_dict["step"], int):
+        if state_dict.keys() - {"plateaus"} != {"step", "spec"} or not isinstance(state_dict["step"], int):
             do = "resume by the scheduler that wrote it, or load the weights alone"
             got = f"keys {', '.join(map(repr, state_dict))}"
             raise SolverError("scheduler", "the saved state is not one of lightning_solver", got=got, do=do)
         self.last_epoch = state_dict["step"]
         changes = difference(SolverSpec.from_dict(state_dict["spec"], "saved spec"), self.plan.spec)
+        changes += [f"{where}: {what}" for where, what in self._feed.load(state_dict.get("plateaus", {})).items()]
         if changes:
             report("resumed by a changed spec, which is followed from here on:", changes)
         self.apply()

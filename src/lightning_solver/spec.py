@@ -62,6 +62,7 @@ class Rule(Plain):
         weight_decay_scale: Factor of the optimiser's weight decay.
         set: Any other option of the optimiser, in place of the optimiser's value.
         scale: Factors of any other numeric option of the optimiser.
+        schedules: Schedules of the selected parameters, in place of the solver's for the same options.
         unmatched: ``allow`` if the selectors may select nothing.
     """
 
@@ -77,14 +78,16 @@ class Rule(Plain):
     weight_decay_scale: float | None = None
     set: dict[str, Any] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
+    schedules: dict[str, Schedule | Sequence[Schedule]] = field(default_factory=dict)
     unmatched: Literal["error", "allow"] = "error"
 
     def check(self) -> None:
         if not self.selectors():
             do = f"give one of {', '.join(SELECTORS)}; for every parameter use optimizer.args"
             raise SolverError("Rule", "selects nothing, as it has no selector", do=do)
-        if not self.settings():
-            raise SolverError("Rule", "changes nothing", do="set or scale at least one option")
+        if not self.settings() and not self.schedules:
+            raise SolverError("Rule", "changes nothing", do="set, scale or schedule at least one option")
+        _refuse_empty(self.schedules, "Rule.schedules")
         for selector in SELECTORS:
             if self.selectors().get(selector) == ():
                 raise self._error(selector, "is empty", got=[], do="give at least one, or leave it out")
@@ -194,11 +197,7 @@ class SolverSpec(Plain):
             raise self._error("version", "is not a version that can be read", got=self.version, do=do)
         if self.lr is not None and self.lr < 0:
             raise self._error("lr", "must not be negative", got=self.lr, do="give a value >= 0")
-        for option, phases in self.schedules.items():
-            if phases == ():
-                raise self._error(
-                    f"schedules.{option}", "has no phases", got=[], do="give at least one, or leave it out"
-                )
+        _refuse_empty(self.schedules, "SolverSpec.schedules")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data (dicts, lists, texts, numbers) that :meth:`from_dict` reads back; defaults are left out.
@@ -315,6 +314,13 @@ def _play(metrics: Sequence[float] | Mapping[str, Sequence[float]] | None, feed:
     for epoch in range(max(map(len, given.values()))):
         values = {name: float(series[epoch]) for name, series in given.items() if epoch < len(series)}
         feed.take(math.ceil(run.steps_at_epoch(Fraction(epoch + 1), "metrics")), values)
+
+
+def _refuse_empty(schedules: Mapping[str, Any], where: str) -> None:
+    for option, phases in schedules.items():
+        if phases == ():
+            do = "give at least one, or leave it out"
+            raise SolverError(f"{where}.{option}", "has no phases", got="[]", do=do)
 
 
 def _in_betas(option: str, options: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from lightning_solver.errors import SolverError, nearest
 from lightning_solver.plain import FrozenDict
 from lightning_solver.rules.inventory import Parameter, Place
 from lightning_solver.rules.kinds import shape_of
+from lightning_solver.schedules.join import Phases
 from lightning_solver.spec import Rule
 
 Test = Callable[[Place], bool]
@@ -43,11 +44,17 @@ class Settings:
         values: Option -> base value, every scale included.
         reasons: Option -> what set it, in words.
         sources: Option -> the rules that set or scaled it, in order; an option that no rule touched is missing.
+        scales: Option -> factor by which the rules have scaled it since it was last set; 1 is left out.
+        schedules: Option -> the schedule that a rule has given it.
+        scheduled_by: Option -> the rule that gave the schedule.
     """
 
     values: Mapping[str, Any]
     reasons: Mapping[str, str]
     sources: Mapping[str, tuple[Source, ...]]
+    scales: Mapping[str, float]
+    schedules: Mapping[str, Phases]
+    scheduled_by: Mapping[str, Source]
 
 
 def select(sources: Sequence[Source], parameters: Sequence[Parameter], notes: list[str]) -> list[list[tuple[int, ...]]]:
@@ -118,8 +125,11 @@ class Cascade:
         if indices not in self._known:
             values, factors = dict(self._base), dict[str, float]()
             sources: dict[str, tuple[Source, ...]] = {}
+            schedules, scheduled_by = dict[str, Phases](), dict[str, Source]()
             for index in indices:
                 source = self._sources[index]
+                schedules.update(source.rule.schedules)
+                scheduled_by.update(dict.fromkeys(source.rule.schedules, source))
                 for option, (how, value) in source.rule.settings().items():
                     where = f"{source.where}.{_path(option, how)}"
                     if how == "set":
@@ -141,13 +151,26 @@ class Cascade:
                 else self._base_reasons[option]
                 for option in values
             }
-            self._known[indices] = Settings(FrozenDict(values), FrozenDict(reasons), FrozenDict(sources))
+            reasons.update({f"schedules.{option}": source.label for option, source in scheduled_by.items()})
+            self._known[indices] = Settings(
+                FrozenDict(values),
+                FrozenDict(reasons),
+                FrozenDict(sources),
+                FrozenDict({option: factor for option, factor in factors.items() if factor != 1}),
+                FrozenDict(schedules),
+                FrozenDict(scheduled_by),
+            )
         return self._known[indices]
 
     def _refuse_disagreement(self, parameter: Parameter, matched: Sequence[tuple[int, ...]]) -> None:
         alone = [(place, self._apply(indices)) for place, indices in zip(parameter.places, matched) if indices]
         for place, settings in alone[1:]:
             first, ours = alone[0]
+            for option in settings.schedules.keys() & ours.schedules.keys():
+                if settings.schedules[option] != ours.schedules[option]:
+                    what = f"rules disagree about the schedule of {option} of one tensor that has two names"
+                    got = f"{ours.scheduled_by[option].label} and {settings.scheduled_by[option].label}"
+                    raise SolverError(parameter.name, what, got=got, do="let one rule match both names")
             for option in settings.sources.keys() & ours.sources.keys():
                 if settings.values[option] != ours.values[option]:
                     what = f"rules disagree about {option} of one tensor that has two names"

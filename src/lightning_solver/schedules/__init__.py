@@ -1,6 +1,7 @@
 """Pure schedules: shapes, and the ways in which they combine. No torch, no optimiser, no trainer."""
 
 from lightning_solver.schedules.base import Curve, Level, Schedule, Window
+from lightning_solver.schedules.chain import Chain
 from lightning_solver.schedules.combine import Clip, KeepZero, PerGroup, Product, Sum, Warmup
 from lightning_solver.schedules.functions import Function, Noise
 from lightning_solver.schedules.join import Join
@@ -10,6 +11,7 @@ from lightning_solver.schedules.shapes import Constant, Cosine, Exponential, Inv
 from lightning_solver.schedules.steps import MultiStep, Step
 
 __all__ = [
+    "Chain",
     "Clip",
     "Constant",
     "Cosine",

@@ -153,9 +153,9 @@ class Window:
             return self.before
         if level == "next" and self.after is not None:
             return self.after()
-        do = "give a number; a phase of a list can name the value of a neighbour that does not itself ask for this one"
+        do = "give a number; only a phase beside another one can take its value, and not both from each other"
         which = "before" if level == "previous" else "after"
-        raise SolverError(where, f"there is no phase {which} this one to take a value from", got=repr(level), do=do)
+        raise SolverError(where, f"there is no phase {which} this one", got=repr(level), do=do)
 
     def _sum(self, level: dict[str, float], where: str) -> tuple[float, ...]:
         if "optimizer" in level and self.own is None:

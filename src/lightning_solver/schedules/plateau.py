@@ -146,6 +146,24 @@ class Feed:
             known = self.trackers[window.where] = Tracker(plateau, window.begin)
         return known
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: path -> state of its tracker."""
+        return {where: tracker.state() for where, tracker in self.trackers.items()}
+
+    def load(self, states: Mapping[str, Any]) -> dict[str, str]:
+        """Take over what a checkpoint kept; path -> what could not be taken over."""
+        lost = {}
+        only = len(states) == len(self.trackers) == 1  # the one schedule may have moved
+        for where, tracker in self.trackers.items():
+            found = next(iter(states.values())) if only else states.get(where)
+            if found is None:
+                lost[where] = f"no state of a schedule that follows {tracker.plateau.monitor}: it starts afresh"
+            else:
+                tracker.load(found)
+        if not only:
+            lost.update({where: "its state is dropped" for where in states if where not in self.trackers})
+        return lost
+
     @property
     def monitors(self) -> set[str]:
         """Names of the metrics that are followed."""

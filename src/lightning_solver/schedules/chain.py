@@ -1,0 +1,99 @@
+"""Schedules that each work, step by step, on what the others left, as recurrences do."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightning_solver.schedules.base import Curve, Floats, Integers, Level, Schedule, Window
+from lightning_solver.schedules.join import lay
+
+
+@dataclass(frozen=True)
+class Chain(Schedule):
+    """Schedules that change one value together, each at every step, in order, from what the others have left.
+
+    From step ``t - 1`` to step ``t`` a schedule whose own value goes from ``c`` to ``d`` above its floor ``f`` turns a
+    value ``v`` into ``f + (v - f) * (d - f) / (c - f)``; where ``c`` is the floor itself, it adds ``d - c``. With
+    floors of 0 that is a :class:`Product`, which is simpler. With other floors it is what torch's ``ChainedScheduler``
+    and the overlapping schedulers of MMEngine do, for which there is no closed formula.
+
+    Args:
+        of: A schedule or a list of phases each, laid as if it were alone.
+        floors: The value that each of them decays to, 0 by default.
+        until: Where the chain ends as a phase.
+
+    Example:
+        >>> from lightning_solver import SolverSpec
+        >>> from lightning_solver.schedules import Linear
+        >>> chain = Chain([Linear(end=0.0), Linear(end=0.5)], floors=[0.0, 0.5])
+        >>> SolverSpec(schedules={"lr": chain}).curve("lr", [1.0], total_steps=3)[:, 0].round(4).tolist()
+        [1.0, 0.6111, 0.4028]
+    """
+
+    of: Sequence[Schedule | Sequence[Schedule]]
+    floors: Sequence[Level] = ()
+    until: int | str | None = None
+
+    def check(self) -> None:
+        super().check()
+        if len(self.of) < 2:
+            raise self._error("of", "needs at least two", got=len(self.of), do="give the schedule by itself")
+        if self.floors and len(self.floors) != len(self.of):
+            got = (len(self.floors), len(self.of))
+            raise self._error("floors", "does not fit the number of schedules", got=got, do="give one for each")
+
+    def lay(self, window: Window) -> Curve:
+        end = math.ceil(window.known_end())
+        curves = [
+            lay(link, window.inside(where=f"{window.where}.of[{i}]", feed=None)) for i, link in enumerate(self.of)
+        ]
+        floors = [window.levels(floor, f"floors[{i}]") for i, floor in enumerate(self.floors or (0.0,) * len(self.of))]
+        return _Chained(tuple(curves), tuple(floors), window.bases, end, window.denominator)
+
+
+@dataclass(frozen=True)
+class _Chained(Curve):
+    curves: tuple[Curve, ...]
+    floors: tuple[tuple[float, ...], ...]
+    bases: tuple[float, ...]
+    end: int
+    denominator: int
+
+    def at(self, position: int) -> list[float]:
+        values: list[float] = self._values[min(position // self.denominator, self.end)].tolist()
+        return values
+
+    def over(self, positions: Integers) -> Floats:
+        values: Floats = self._values[np.minimum(positions // self.denominator, self.end).astype(np.int64)]
+        return values
+
+    @functools.cached_property
+    def _values(self) -> Floats:
+        """The values of every step, from the first to the end; worked out once."""
+        steps = np.arange(self.end + 1) * self.denominator
+        alone = [curve.over(steps) for curve in self.curves]
+        value = np.array(self.bases, dtype=np.float64)
+        for own in alone:
+            value = value * np.divide(own[0], self.bases, out=np.ones_like(value), where=np.array(self.bases) != 0)
+        rows = [value]
+        for step in range(1, self.end + 1):
+            for own, floor in zip(alone, self.floors):
+                value = _moved(value, own[step - 1], own[step], np.array(floor))
+            rows.append(value)
+        return np.array(rows)
+
+
+def _moved(value: Floats, old: Floats, new: Floats, floor: Floats) -> Floats:
+    """``value`` after a schedule that by itself goes from ``old`` to ``new``."""
+    if (old == new).all():
+        return value
+    above = old - floor
+    away = np.abs(above) > 1e-15 * np.abs(floor)
+    ratio = np.divide(new - floor, above, out=np.ones_like(value), where=away)
+    moved: Floats = np.where(away, floor + (value - floor) * ratio, value + (new - old))
+    return moved
