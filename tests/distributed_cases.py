@@ -24,6 +24,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_solver import Rule, SolverError, SolverSpec
 from lightning_solver.callbacks import RandomState
+from lightning_solver.schedules import Linear, Plateau, Product
 from small import Net, Numbers, loader, spec, trainer
 
 warnings.simplefilter("ignore")
@@ -147,6 +148,29 @@ def ddp_resume(folder: Path) -> None:
         same(weights(straight), weights(resumed))
         same(moments(fit, straight), moments(again, resumed))
         assert straight.used[step:] == resumed.used
+
+
+def ddp_plateau(folder: Path) -> None:
+    """The processes log other values of a metric; all take the same decision, by the mean of them."""
+    own = [[1.0, 1.0, 0.5, 0.5, 0.5], [1.0, 0.6, 1.1, 1.1, 1.1]][int(os.environ["RANK"])]  # mean 1.0, 0.8 ...
+
+    class Judged(Net):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", 9.0 if self.trainer.sanity_checking else own[self.trainer.current_epoch])
+
+    schedule = Product([Linear(end=0.5), Plateau("val_loss", factor=0.1, patience=1)])
+    torch.manual_seed(0)
+    net = Judged(spec(schedules={"lr": schedule}))
+    fit = trainer(strategy=DDPStrategy(), devices=2, max_epochs=5)
+    fit.fit(net, loader(40), loader(8))
+    assert net.solver is not None
+    assert net.solver_plan is not None
+    bases = [group.options["lr"] for group in net.solver_plan.groups]
+    expected = net.solver.curve("lr", bases, total_steps=25, steps_per_epoch=5, metrics=[1.0, 0.8, 0.8, 0.8, 0.8])
+    assert net.used == expected.tolist()
+    assert net.solver_scheduler is not None
+    state = net.solver_scheduler.state_dict()["plateaus"]["schedules.lr.factors[1]"]
+    assert state == {"best": pytest.approx(0.8), "bad": 1, "cooldown": 0, "drops": [20]}
 
 
 def fsdp2(folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CASES = ["ddp_uneven", "ddp_resume", "fsdp2", "fsdp2_resume", "fsdp2_other_groups", "fsdp1"]
+CASES = ["ddp_uneven", "ddp_resume", "ddp_plateau", "fsdp2", "fsdp2_resume", "fsdp2_other_groups", "fsdp1"]
 
 
 @pytest.mark.slow

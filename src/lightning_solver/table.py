@@ -100,7 +100,8 @@ def _parameters(plan: Plan) -> str:
     for group in plan.groups:
         for name, tensor in zip(group.names, group.tensors):
             reasons = plan.reasons[name]
-            why = "; ".join(f"{option}: {reasons[option]}" for option in options)
+            told = [*options, *(option for option in reasons if option.startswith("schedules."))]
+            why = "; ".join(f"{option}: {reasons[option]}" for option in told)
             shape = "x".join(map(str, tensor.shape)) or "()"
             rows.append((name, [name, shape, group.name, *(_show(group.options[o]) for o in options), why]))
     order = {name: i for i, name in enumerate(plan.parameters)}

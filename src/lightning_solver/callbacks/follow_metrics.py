@@ -48,7 +48,9 @@ class FollowMetrics(Callback):
         _refuse_missing([name for name in monitors if name not in values and name not in self._seen], logged)
         dropped = pl_module.solver_scheduler.observe(values)
         if dropped:
-            report(f"no improvement after {trainer.global_step} optimiser steps: {', '.join(dropped)} drops")
+            report(
+                f"{', '.join(monitors)}: no improvement at step {trainer.global_step}, so {', '.join(dropped)} drops"
+            )
 
 
 def _monitors(module: Any) -> set[str]:

@@ -1,0 +1,129 @@
+"""The JSON schema says of a block what reading it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from jsonargparse import get_loader
+
+from lightning_solver import SolverSpec
+from lightning_solver.schema import block_schema, config_schema
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+RECIPES = sorted((EXAMPLES / "recipes").glob("*.yaml"))
+BLOCK = jsonschema.Draft202012Validator(block_schema())
+
+
+def loaded(path: Path) -> Any:
+    return get_loader("yaml")(path.read_text())
+
+
+def complaints(block: Any) -> list[str]:
+    return [error.message for error in BLOCK.iter_errors(block)]
+
+
+def test_it_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(block_schema())
+    jsonschema.Draft202012Validator.check_schema(config_schema())
+    assert json.loads(json.dumps(block_schema())) == block_schema()
+
+
+def test_there_are_examples() -> None:
+    assert len(RECIPES) >= 3
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_native_examples_validate(path: Path) -> None:
+    block = loaded(path)
+    assert complaints(block) == []
+    spec = SolverSpec.from_dict(block)
+    assert complaints(spec.to_dict()) == []
+    for option in spec.schedules:
+        curve = spec.curve(option, [0.1, 0.0], total_steps=10_000, steps_per_epoch=500)
+        assert curve.shape == (10_000, 2)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_misspelt_key_does_not_validate(path: Path) -> None:
+    """Every key of every mapping, misspelt one at a time."""
+    found = 0
+    for block in misspelt(loaded(path)):
+        assert complaints(block), block
+        found += 1
+    assert found > 10
+
+
+def misspelt(value: Any) -> Any:
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            for other in misspelt(item):
+                yield [*value[:i], other, *value[i + 1 :]]
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key != "args":
+                for other in misspelt(item):
+                    yield {**value, key: other}
+        known = {"optimizer", "rules", "schedules", "name", "class_path", "init_args", "until", "start", "end", "ramp"}
+        for key in value.keys() & known:
+            yield {(f"{key}x" if k == key else k): item for k, item in value.items()}
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"schedules": {"lr": "Cosin"}},
+        {"schedules": {"lr": {"class_path": "Linear", "init_args": {"until": "5 epochs"}}}},
+        {"schedules": {"lr": {"class_path": "Linear", "init_args": {"end": {"absolut": 1.0}}}}},
+        {"schedules": {"lr": {"class_path": "Linear", "init_args": {"end": "last"}}}},
+        {"schedules": {"lr": {"class_path": "Step", "init_args": {}}}},
+        {"schedules": {"lr": {"class_path": "Step"}}},
+        {"optimizer": {"args": {}}},
+        {"rules": [{"kind": "nrom", "lr": 0.1}]},
+        {"rules": {"match": "a", "lr": 0.1}},
+        {"beyond_run": "yes"},
+        {"lr": "fast"},
+    ],
+)
+def test_bad_blocks(block: Any) -> None:
+    assert complaints(block)
+    with pytest.raises(ValueError, match="solver"):
+        SolverSpec.from_dict(block)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"schedules": {"lr": "Cosine"}},
+        {"schedules": {"lr": ["Cosine"]}},
+        {"schedules": {"lr": {"class_path": "Linear", "init_args": {"until": "5ep+1/3st", "end": "next"}}}},
+        {"schedules": {"lr": {"class_path": "my.package.Own", "init_args": {"anything": 1}}}},
+    ],
+)
+def test_good_blocks(block: Any) -> None:
+    assert complaints(block) == []
+
+
+def test_a_whole_configuration() -> None:
+    validator = jsonschema.Draft202012Validator(config_schema())
+    config = loaded(EXAMPLES / "digits" / "digits.yaml")
+    assert list(validator.iter_errors(config)) == []
+    block = yaml.safe_load(RECIPES[0].read_text())
+    block["optimiser"] = block.pop("optimizer")
+    for bad in ({"solver": block}, {"model": {"init_args": {"solver": block}}}, {"fit": {"solver": block}}):
+        assert list(validator.iter_errors(bad))
+
+
+def test_every_field_is_described() -> None:
+    schema = block_schema()
+    undescribed = [
+        f"{name}.{field}"
+        for name, definition in {"SolverSpec": schema, **schema["$defs"]}.items()
+        for field, value in definition.get("properties", {}).items()
+        if "description" not in value
+    ]
+    assert undescribed == []
