@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test lint wheel-check bench check-all check-lower-bounds clean
+.PHONY: train test lint wheel-check bench docs parity check-all check-lower-bounds clean
 
 $(STAMP): pyproject.toml constraints.txt requirements-dev.txt examples/digits/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,18 @@ wheel-check: $(STAMP)  ## the built wheel installs into an empty environment, im
 bench: $(STAMP)  ## schedules and plans beside torch's own schedulers
 	$(BIN)/python benchmarks/schedules.py
 
-check-all: test lint wheel-check  ## and what takes long: five seeds of the example
+docs: $(STAMP)  ## draws the pictures of docs/curves.md from the YAML that stands in it
+	$(BIN)/python docs/draw_curves.py
+
+parity:  ## the real peers beside the importers, over drawn configurations, in an environment of their own
+	$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --constraint constraints.txt torch
+	.venv-parity/bin/python -m pip install --quiet --constraint constraints.txt \
+		--requirement tests/parity/requirements.txt --editable .
+	.venv-parity/bin/python -m pip install --quiet --no-deps timm torchvision  # whose own demands pull CUDA's torch
+	.venv-parity/bin/python -m pytest tests/parity --override-ini addopts= --override-ini filterwarnings=
+
+check-all: test lint wheel-check parity  ## and what takes long: the peers themselves, five seeds of the example
 	cd examples/digits && ../../$(BIN)/python five_seeds.py
 
 check-lower-bounds:  ## every test with the oldest versions that pyproject.toml admits (pulls several GB on Linux)
@@ -46,4 +57,4 @@ check-lower-bounds:  ## every test with the oldest versions that pyproject.toml 
 	.venv-lower/bin/python -m pytest --override-ini=filterwarnings= -k "not fsdp2"  # which ran on GPUs only in torch 2.6
 
 clean:
-	rm -rf $(VENV) .venv-wheel .venv-lower dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-wheel .venv-lower .venv-parity dist build .pytest_cache .mypy_cache .ruff_cache

@@ -138,6 +138,8 @@ def test_a_plateau_of_a_rule_has_a_state_of_its_own() -> None:
 
     rule = Rule(match="backbone.*", schedules={"lr": plateau(0)})
     plan = spec(rule, schedules={"lr": plateau(1)}).plan(model(), total_steps=10)
+    assert plan.monitors == {"loss"}
+    assert "follows loss: the values above hold as long as nothing drops" in plan.table()
     optimizer, scheduler = plan.build()
     held = []
     for loss in (1.0, 1.0, 1.0):

@@ -41,7 +41,7 @@ def run(folder: Path, *command: str) -> str:
 
 
 def test_every_block_is_a_file_of_its_own() -> None:
-    assert len(FILES) == len(BLOCKS) == 5
+    assert len(FILES) == len(BLOCKS) == 6
 
 
 def test_it_opens_with_the_two_commands() -> None:
@@ -74,6 +74,11 @@ def test_command_line(folder: Path) -> None:
 
 def test_bare_loop(folder: Path) -> None:
     assert "200 optimiser steps" in run(folder, "loop.py")
+
+
+def test_bring(folder: Path) -> None:
+    out = run(folder, "bring.py")
+    assert "{'class_path': 'Polynomial', 'init_args': {'power': 0.9, 'end': {'absolute': 0.0001}}}" in out
 
 
 def test_resume(folder: Path) -> None:

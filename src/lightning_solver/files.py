@@ -134,7 +134,7 @@ def to_yaml(spec: SolverSpec) -> str:
             - {class_path: Linear, init_args: {start: 0.1, until: 5ep}}
             - class_path: Cosine
     """
-    return "".join(f"{line}\n" for line in _lines(thaw(spec)))
+    return "".join(f"{line}\n" for line in _lines(thaw(spec))) or "{}\n"
 
 
 def _lines(data: Any) -> list[str]:

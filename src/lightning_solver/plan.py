@@ -45,6 +45,7 @@ class Plan:
         reasons: Qualified name -> option -> what set it.
         left_out: Qualified name -> why the optimiser does not get it.
         curves: Scheduled option -> its curve over all groups, with every metric-driven factor as it is at the start.
+        monitors: Names of the metrics that schedules follow.
         notes: What is odd but clear.
     """
 
@@ -56,6 +57,7 @@ class Plan:
     reasons: Mapping[str, Mapping[str, str]]
     left_out: Mapping[str, str]
     curves: Mapping[str, Curve]
+    monitors: frozenset[str]
     notes: tuple[str, ...]
 
     def curve(self, option: str) -> Floats:
@@ -101,12 +103,11 @@ class Plan:
         return optimizer, PlanScheduler(optimizer, self)
 
     def follow_metrics(self) -> tuple[Feed, Mapping[str, Curve]]:
-        """The curves anew with trackers of their own, which a scheduler feeds with metrics while it runs."""
-        feed = Feed()
-        curves = {
-            option: _curve(self.spec, self.recipe, self.run, option, self.groups, feed)[0] for option in self.curves
-        }
-        return feed, curves
+        """The curves with trackers of their own, which a scheduler feeds with metrics while it runs."""
+        if not self.monitors:
+            return Feed(), self.curves
+        feed, of = Feed(), (self.spec, self.recipe, self.run)
+        return feed, {option: _curve(*of, option, self.groups, feed)[0] for option in self.curves}
 
     def table(self, *, parameters: bool = False) -> str:
         """The plan as text: groups, counts, options, what set them, schedules and notes.
@@ -189,7 +190,8 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         for option in source.rule.schedules:
             recipe.slot(option, f"{source.where}.schedules.{option}")
     scheduled = dict.fromkeys([*spec.schedules, *(option for group in groups for option in group.schedules)])
-    curves = {option: _checked_curve(spec, recipe, run, option, groups, notes) for option in scheduled}
+    feed = Feed()
+    curves = {option: _checked_curve(spec, recipe, run, option, groups, notes, feed) for option in scheduled}
     _note_still(curves, groups, _last_step(run), notes)
     member = {name: group.name for group in groups for name in group.names}
     return Plan(
@@ -203,6 +205,7 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         reasons=FrozenDict({p.name: settings[id(p.tensor)].reasons for p in trainable}),
         left_out=FrozenDict(_left_out(inventory)),
         curves=FrozenDict(curves),
+        monitors=frozenset(feed.monitors),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -275,10 +278,16 @@ def _curve(
 
 
 def _checked_curve(
-    spec: SolverSpec, recipe: Recipe, run: RunLength, option: str, groups: Sequence[Group], notes: list[str]
+    spec: SolverSpec,
+    recipe: Recipe,
+    run: RunLength,
+    option: str,
+    groups: Sequence[Group],
+    notes: list[str],
+    feed: Feed,
 ) -> Curve:
     where, slot = f"schedules.{option}", recipe.slot(option, f"schedules.{option}")
-    curve, window = _curve(spec, recipe, run, option, groups, Feed())
+    curve, window = _curve(spec, recipe, run, option, groups, feed)
     notes.extend(window.notes)
     last = _last_step(run)
     decays = slot.key in ("betas", "momentum")

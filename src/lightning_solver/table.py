@@ -25,6 +25,8 @@ def render(plan: Plan, *, parameters: bool = False) -> str:
         parts.append(_left_out(plan, everything=parameters))
     if plan.curves:
         parts.append(_schedules(plan))
+    if plan.monitors:
+        parts.append(f"follows {', '.join(sorted(plan.monitors))}: the values above hold as long as nothing drops")
     if plan.notes:
         parts.append("notes\n" + "\n".join(f"  - {note}" for note in plan.notes))
     return "\n\n".join(parts)

@@ -87,7 +87,8 @@ def peer(text, total, steps):
     """The factors of the real thing; ``None`` if it refuses."""
     try:
         scheduler = eval(text, dict(KNOWN))
-        return [scheduler(step / total) for step in steps]
+        # A line that rises from 0 may begin a step early, and so 1e-6 below 0, which no rate here can be.
+        return [max(0.0, scheduler(step / total)) for step in steps]
     except (IndexError, RuntimeError, ValueError, ZeroDivisionError):
         return None
 

@@ -4,23 +4,21 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from lightning_solver.schedules.join import lay
 
+from laid import close, laid, over, table
 from lightning_solver import RunLength, SolverError, SolverSpec
-from lightning_solver.schedules import Constant, Cosine, Exponential, Linear, MultiStep, Polynomial, Step
-from lightning_solver.schedules.base import Axis, run_window
-
-UNEVEN = [3, 8, 10, 16]
-
-
-def over(schedule, total=10, base=1.0, *, beyond="error", optimizer=None, **run):
-    spec = SolverSpec(schedules={"lr": schedule}, beyond_run=beyond, optimizer=optimizer)
-    return spec.curve("lr", [base], run=RunLength(total_steps=total, **run))[:, 0].tolist()
-
-
-def close(values):
-    return pytest.approx(values, rel=2e-15, abs=1e-16)
-
+from lightning_solver.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    Inverse,
+    Linear,
+    Polynomial,
+    Rex,
+    Tanh,
+)
+from lightning_solver.schedules.base import run_window
+from lightning_solver.schedules.join import lay
 
 # ------------------------------------------------------------------ formulas
 
@@ -43,14 +41,18 @@ EXPECTED = [
     (Exponential(gamma=0.5, every=4), [0.5 ** (i / 4) for i in range(10)]),
     (Exponential(gamma=0.5, every="50%", start=3.0), [3.0 * 0.5 ** (i / 5) for i in range(10)]),
     (Exponential(gamma=2.0, every="5/2"), [2.0 ** (i / 2.5) for i in range(10)]),
-    (Step(every=3), [0.1 ** (i // 3) for i in range(10)]),
-    (Step(every=1, gamma=0.5, start=4.0), [4.0 * 0.5**i for i in range(10)]),
-    (Step(every="5/2", gamma=0.5), [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]),
-    (Step(every="30%", gamma=0.5), [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]),
-    (Step(every=100), [1.0] * 10),
-    (MultiStep(at=[3, 7]), [1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.1**2, 0.1**2, 0.1**2]),
-    (MultiStep(at=["25%", "75%"], gamma=0.5), [1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.25, 0.25]),
-    (MultiStep(at=[0, 9], gamma=2.0, start=0.5), [1.0] * 9 + [2.0]),
+    (Cosine(time_power=2.0), [(1 + math.cos(math.pi * (i / 10) ** 2)) / 2 for i in range(10)]),
+    (Polynomial(power=0.9, time_power=0.5, end=0.1), [0.1 + 0.9 * (1 - (i / 10) ** 0.5) ** 0.9 for i in range(10)]),
+    (Polynomial(time_power=0.5), [1 - math.sqrt(i / 10) for i in range(10)]),
+    (Polynomial(power=0.5, start=0.0, end=1.0), [1 - math.sqrt(1 - i / 10) for i in range(10)]),
+    (Exponential(end=0.01), [0.01 ** (i / 10) for i in range(10)]),
+    (Exponential(start=0.2, end=3.0), [0.2 * 15 ** (i / 10) for i in range(10)]),
+    (Inverse(every=3), [1 / (1 + i / 3) for i in range(10)]),
+    (Inverse(every="40%", power=0.5, start=2.0), [2 / math.sqrt(1 + i / 4) for i in range(10)]),
+    (Tanh(), [(1 - math.tanh(-7 + i)) / 2 for i in range(10)]),
+    (Tanh(lower=-2, upper=6, start=0.1, end=0.5), [0.3 + 0.2 * math.tanh(0.8 * i - 2) for i in range(10)]),
+    (Rex(), [(1 - i / 10) / (1 - i / 20) for i in range(10)]),
+    (Rex(start=0.2, end=1.2), [1.2 - (1 - i / 10) / (1 - i / 20) for i in range(10)]),
 ]
 
 
@@ -84,6 +86,11 @@ def test_array_is_float64_of_steps_by_groups(schedule):
         Linear(start=0.7, end=0.1),
         Cosine(start=0.7, end=0.1),
         Polynomial(power=3.0, start=0.7, end=0.1),
+        Cosine(time_power=0.3, start=0.7, end=0.1),
+        Polynomial(power=0.5, time_power=3.0, start=0.1, end=0.7),
+        Exponential(start=0.1, end=0.7),
+        Exponential(start=0.7, end=0.1),
+        Rex(start=0.7, end=0.1),
     ],
     ids=repr,
 )
@@ -94,12 +101,12 @@ def test_ends_are_exact(schedule, base):
     assert curve.at(7) == [schedule.end * base]
 
 
-@pytest.mark.parametrize("shape", [Linear, Cosine, Polynomial])
+@pytest.mark.parametrize("shape", [Linear, Cosine, Polynomial, Exponential, Tanh, Rex])
 def test_equal_ends_stay_equal(shape):
     assert set(over(shape(start=0.3, end=0.3), total=37, base=0.7)) == {0.3 * 0.7}
 
 
-@pytest.mark.parametrize("shape", [Linear, Cosine, Polynomial, lambda until: Exponential(0.01, until=until)])
+@pytest.mark.parametrize("shape", [Linear, Cosine, Polynomial, Tanh, Rex, lambda until: Exponential(0.01, until=until)])
 def test_a_phase_takes_its_own_length(shape):
     values = over([shape(until=4), Constant(0.5)])
     assert values[:4] == over(shape(until=None), total=4)
@@ -120,139 +127,28 @@ def test_last_step_has_not_reached_the_end():
     assert over(Linear(end=0.0), total=4)[-1] == 0.25
 
 
-# ------------------------------------------------------------------ levels
-
-
-def test_absolute_levels_are_the_same_for_every_group():
-    spec = SolverSpec(schedules={"lr": Linear(start={"absolute": 0.0}, end={"absolute": 1.0})})
-    table = spec.curve("lr", [0.1, 5.0], total_steps=4)
-    assert table.tolist() == [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5], [0.75, 0.75]]
-
-
-def test_absolute_end_below_a_scaled_base():
-    spec = SolverSpec(schedules={"lr": Linear(end={"absolute": 0.5})})
-    table = spec.curve("lr", [1.0, 0.1], total_steps=2)
-    assert table == close(np.array([[1.0, 0.1], [0.75, 0.3]]))
-
-
-def test_optimizer_levels_are_factors_of_the_optimiser_s_own_value():
-    spec = SolverSpec(optimizer={"name": "SGD", "args": {"lr": 0.4}}, schedules={"lr": Linear(end={"optimizer": 0.25})})
-    table = spec.curve("lr", [0.4, 0.1], total_steps=2)
-    assert table == close(np.array([[0.4, 0.1], [0.25, 0.1]]))
-
-
-def test_optimizer_level_follows_the_lr_of_the_spec():
-    spec = SolverSpec(
-        optimizer={"name": "SGD", "args": {"lr": 0.4}}, lr=0.8, schedules={"lr": Constant({"optimizer": 0.5})}
-    )
-    assert spec.curve("lr", [1.0], total_steps=1).tolist() == [[0.4]]
-
-
-def test_optimizer_level_without_an_optimiser():
-    with pytest.raises(
-        SolverError,
-        match=re.escape(
-            "schedules.lr.end: needs the optimiser's own value, which is not known; got {'optimizer': 0.5}"
-        ),
-    ):
-        over(Linear(end={"optimizer": 0.5}))
-
-
-def test_previous_goes_on_from_what_was_left():
-    values = over([Linear(end=0.5, until=4), Cosine(start="previous")])
-    assert values[4:] == close([0.5 * (1 + math.cos(math.pi * i / 6)) / 2 for i in range(6)])
-    assert over([Linear(end=0.5, until=4), Constant("previous")])[4:] == [0.5] * 6
-
-
-def test_previous_after_a_fractional_end():
-    # The step that follows 2.5 is 3, and the line has arrived by then.
-    values = over([Linear(end=0.5, until="5/2"), Constant("previous")], total=5)
-    assert values == close([1.0, 0.8, 0.6, 0.5, 0.5])
-
-
-@pytest.mark.parametrize(
-    ("schedule", "where"),
-    [
-        (Constant("previous"), "schedules.lr.value"),
-        (Cosine(start="previous"), "schedules.lr.start"),
-        ([Linear(end="previous", until=3), Constant()], "schedules.lr[0].end"),
-    ],
-    ids=repr,
-)
-def test_previous_without_a_phase_before(schedule, where):
-    message = f"{where}: there is no phase before this one; got 'previous'; give a number"
-    with pytest.raises(SolverError, match=re.escape(message)):
-        over(schedule)
-
-
 # ------------------------------------------------------------------ epochs
-
-
-def test_step_by_even_epochs():
-    values = over(Step(every="1ep", gamma=0.5), total=12, steps_per_epoch=4)
-    assert values == [1.0] * 4 + [0.5] * 4 + [0.25] * 4
-
-
-def test_step_by_fractional_epochs():
-    values = over(Step(every="1ep", gamma=0.5), total=10, steps_per_epoch=Fraction(5, 2))
-    assert values == [1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125, 0.125]
-
-
-@pytest.mark.parametrize(
-    ("every", "drops"),
-    [("1ep", [3, 8, 10]), ("2ep", [8]), ("1/2ep", [1.5, 3, 5.5, 8, 9, 10, 13]), ("3/2ep", [5.5, 10])],
-)
-def test_step_by_uneven_epochs(every, drops):
-    values = over(Step(every=every, gamma=0.5), total=16, epoch_ends=UNEVEN)
-    assert values == [0.5 ** sum(step >= drop for drop in drops) for step in range(16)]
-
-
-def test_step_by_uneven_epochs_counts_from_the_start_of_its_phase():
-    # The phase begins at step 5, which is 1.4 epochs: the first drop is at 2.4 epochs, step 8.8.
-    values = over([Constant(until=5), Step(every="1ep", gamma=0.5)], total=16, epoch_ends=UNEVEN)
-    assert values == [1.0] * 9 + [0.5] * 4 + [0.25] * 3
-
-
-def test_step_counts_from_the_start_of_its_phase():
-    values = over([Constant(until=4), Step(every=3, gamma=0.5)])
-    assert values == [1.0] * 7 + [0.5] * 3
-
-
-def test_multi_step_by_uneven_epochs():
-    values = over(MultiStep(at=["1ep", "2.5ep"], gamma=0.5), total=16, epoch_ends=UNEVEN)
-    assert values == [1.0] * 3 + [0.5] * 6 + [0.25] * 7
-
-
-def test_multi_step_counts_from_the_start_of_the_run():
-    values = over([Constant(until=4), MultiStep(at=[2, 6], gamma=0.5)])
-    assert values == [1.0] * 4 + [0.5] * 2 + [0.25] * 4
 
 
 def test_exponential_counts_from_the_start_of_its_phase():
     assert over([Constant(until=4), Exponential(gamma=0.5, every=1)])[4:] == [0.5**i for i in range(6)]
 
 
-def test_an_epoch_of_unknown_length_is_an_error_only_where_it_is_needed():
-    assert over(Step(every=5))[5] == 0.1
-    with pytest.raises(SolverError, match=re.escape("schedules.lr.every: needs the length of an epoch")):
-        over(Step(every="1ep"))
-    with pytest.raises(SolverError, match=re.escape("schedules.lr.at[1]: needs the length of an epoch")):
-        over(MultiStep(at=[2, "1ep"]))
-
-
 # ------------------------------------------------------------------ where the run's length is not known
 
 
-@pytest.mark.parametrize("shape", [Linear(), Cosine(), Polynomial(), Exponential(0.1)], ids=repr)
+@pytest.mark.parametrize(
+    "shape",
+    [Linear(), Cosine(), Polynomial(), Exponential(0.1), Exponential(end=0.1), Tanh(), Rex()],
+    ids=repr,
+)
 def test_a_shape_that_ends_with_the_run_needs_its_length(shape):
     window = run_window([1.0], RunLength(unknown="the loader has no length"), "schedules.lr")
     with pytest.raises(SolverError, match=r"schedules\.lr: needs the length of the run; got the loader has no length"):
         lay(shape, window)
 
 
-@pytest.mark.parametrize(
-    "shape", [Constant(), Exponential(0.5, every=4), Step(every=4), MultiStep(at=[4, 8])], ids=repr
-)
+@pytest.mark.parametrize("shape", [Constant(), Exponential(0.5, every=4), Inverse(every=4)], ids=repr)
 def test_a_shape_without_an_end_does_not_need_it(shape):
     endless = lay(shape, run_window([1.0], RunLength(), "lr"))
     long = lay(shape, run_window([1.0], RunLength(total_steps=1000), "lr"))
@@ -260,34 +156,6 @@ def test_a_shape_without_an_end_does_not_need_it(shape):
 
 
 # ------------------------------------------------------------------ multi-step points
-
-
-def test_multi_step_points_must_grow():
-    message = "schedules.lr.at[1]: does not come after the point before it; got 3; sort the list"
-    for points in ([5, 3], [3, 3], ["50%", 3]):
-        with pytest.raises(SolverError, match=re.escape(message)):
-            over(MultiStep(at=points))
-
-
-def test_multi_step_point_beyond_the_run():
-    message = (
-        "schedules.lr.at[1]: lies at step 10, beyond step 10 where its phase ends; got 10; "
-        "move it, or set beyond_run: allow"
-    )
-    with pytest.raises(SolverError, match=re.escape(message)):
-        over(MultiStep(at=[5, 10]))
-
-
-def test_multi_step_point_beyond_the_run_becomes_a_note_where_that_is_allowed():
-    window = run_window([1.0], RunLength(total_steps=10), "schedules.lr", beyond="allow")
-    curve = lay(MultiStep(at=[5, "25/2"], gamma=0.5), window)
-    assert [curve.at(i)[0] for i in range(14)] == [1.0] * 5 + [0.5] * 9
-    assert window.notes == ["schedules.lr.at[1] (25/2) lies at step 12.5, beyond step 10 where its phase ends"]
-
-
-def test_multi_step_point_beyond_its_phase():
-    with pytest.raises(SolverError, match=re.escape("schedules.lr[0].at[0]: lies at step 5, beyond step 4 where its")):
-        over([MultiStep(at=[5], until=4), Constant()])
 
 
 # ------------------------------------------------------------------ bad values
@@ -298,30 +166,26 @@ def test_multi_step_point_beyond_its_phase():
     [
         (lambda: Exponential(gamma=0.0), "Exponential.gamma: must be a factor > 0; got 0.0"),
         (lambda: Exponential(gamma=-0.5), "Exponential.gamma: must be a factor > 0; got -0.5"),
-        (lambda: Step(every=1, gamma=0), "Step.gamma: must be a factor > 0; got 0.0"),
-        (lambda: MultiStep(at=[1], gamma=-1), "MultiStep.gamma: must be a factor > 0; got -1.0"),
-        (lambda: Step(every=1, gamma="half"), "Step.gamma: must be a number; got 'half' (str)"),
         (lambda: Exponential(gamma=None), "Exponential.gamma: needs one of gamma and end; got (None, None)"),
+        (lambda: Exponential(gamma=0.5, end=0.1), "Exponential.gamma: needs one of gamma and end; got (0.5, 0.1)"),
+        (
+            lambda: Exponential(end=0.1, every=2),
+            "Exponential.every: says how often gamma is applied, and there is none",
+        ),
+        (lambda: Cosine(time_power=0), "Cosine.time_power: must be > 0; got 0.0"),
+        (lambda: Polynomial(time_power=-1), "Polynomial.time_power: must be > 0; got -1.0"),
+        (lambda: Inverse(every=4, power=0), "Inverse.power: must be > 0; got 0.0"),
+        (lambda: Inverse(every="0%"), "Inverse.every: must be longer than nothing; got '0%'"),
+        (lambda: Inverse(every="x"), "Inverse.every: is not a duration; got 'x'"),
+        (lambda: Tanh(lower=3, upper=3), "Tanh.lower: must be below upper; got (3.0, 3.0)"),
+        (lambda: Tanh(lower=4, upper=3), "Tanh.lower: must be below upper; got (4.0, 3.0)"),
+        (lambda: Tanh(upper=float("inf")), "Tanh.upper: must be a finite number; got inf"),
+        (lambda: Rex(end=-0.5), "Rex.end: must not be negative; got -0.5"),
         (lambda: Exponential(gamma=float("nan")), "Exponential.gamma: must be a finite number; got nan"),
-        (lambda: Step(every=0), "Step.every: must be longer than nothing; got 0; give a length > 0"),
-        (lambda: Step(every="0ep"), "Step.every: must be longer than nothing; got '0ep'"),
         (lambda: Exponential(gamma=0.5, every="0%"), "Exponential.every: must be longer than nothing; got '0%'"),
-        (lambda: Step(every="5 ep"), "Step.every: is not a duration; got '5 ep'; write 500 or 500st"),
-        (lambda: Step(every=True), "Step.every: must be a duration such as 500, 5ep or 10%; got True (bool)"),
-        (lambda: Step(every=2.5), "Step.every: must be a duration such as 500, 5ep or 10%; got 2.5 (float)"),
         (lambda: Polynomial(power=0), "Polynomial.power: must be > 0; got 0.0"),
         (lambda: Polynomial(power=-2.0), "Polynomial.power: must be > 0; got -2.0"),
         (lambda: Polynomial(power=float("inf")), "Polynomial.power: must be a finite number; got inf"),
-        (lambda: MultiStep(at=[]), "MultiStep.at: has no points; got []; give at least one"),
-        (lambda: MultiStep(at=[1, "x"]), "MultiStep.at[1]: is not a duration; got 'x'"),
-        (
-            lambda: MultiStep(at=[1, True]),
-            "MultiStep.at[1]: must be a duration such as 500, 5ep or 10%; got True (bool)",
-        ),
-        (
-            lambda: MultiStep(at=5),
-            "MultiStep.at: must be a list (each item a duration such as 500, 5ep or 10%); got 5 (int)",
-        ),
         (lambda: Linear(until="-1ep"), "Linear.until: is not a duration; got '-1ep'"),
         (lambda: Linear(until="110%"), "Linear.until: is more than the whole run; got '110%'"),
         (
@@ -335,39 +199,16 @@ def test_bad_values(make, message):
         make()
 
 
-LEVELS = [(Constant, "value"), (Linear, "start"), (Linear, "end"), (Cosine, "start"), (Cosine, "end")]
-LEVELS += [(Polynomial, "start"), (Polynomial, "end")]
-
-
-@pytest.mark.parametrize(("shape", "name"), LEVELS)
-@pytest.mark.parametrize(
-    ("level", "message"),
-    [
-        (-0.1, "must not be negative; got -0.1; give a value >= 0"),
-        ({"absolute": -1.0}, "must not be negative; got {'absolute': -1.0}"),
-        ({"optimizer": -1.0}, "must not be negative; got {'optimizer': -1.0}"),
-        ({"absolut": 1.0}, "is not a value; got {'absolut': 1.0}; give a factor of the group's base value, {absolute:"),
-        ({"absolute": 1.0, "optimiser": 1.0}, "is not a value; got {'absolute': 1.0, 'optimiser': 1.0}"),
-        ({}, "is not a value; got {}"),
-        ("prev", "is not a value; got 'prev'; give a factor of the group's base value"),
-        ("0.1", "is not a value; got '0.1'"),
-        (float("nan"), "must be a finite number; got nan"),
-    ],
-)
-def test_bad_levels(shape, name, level, message):
-    with pytest.raises(SolverError, match=re.escape(f"{shape.__name__}.{name}: {message}")):
-        shape(**{name: level})
-
-
-@pytest.mark.parametrize("shape", [Exponential(0.5, start=0.0), Step(1, start=0.0), MultiStep([1], start=0.0)])
+@pytest.mark.parametrize("shape", [Exponential(0.5, start=0.0), Exponential(start=0.0, end=0.0), Inverse(1, start=0.0)])
 def test_a_decay_may_start_from_nothing(shape):
     assert over(shape) == [0.0] * 10
 
 
-@pytest.mark.parametrize("schedule", [Step(every=1, gamma=10.0), Exponential(gamma=10.0, every=1)], ids=repr)
-def test_growth_that_no_float_holds_is_an_error_and_not_found_at_step_n(schedule):
-    with pytest.raises(SolverError, match=re.escape("schedules.lr")):
-        lay(schedule, run_window([1.0], RunLength(total_steps=400), "schedules.lr"))
+def test_growth_that_no_float_holds_is_an_error_and_not_found_at_step_n():
+    with pytest.raises(
+        SolverError, match=re.escape("schedules.lr.gamma: grows beyond what a float holds within 400 p")
+    ):
+        laid(Exponential(gamma=10.0, every=1), 400)
 
 
 # ------------------------------------------------------------------ after the end of the run
@@ -379,20 +220,47 @@ def test_held_after_the_end_of_the_run(schedule):
     assert {curve.at(i)[0] for i in range(10, 31)} == {curve.at(10)[0]}
 
 
-# ------------------------------------------------------------------ positions as floats
+# ------------------------------------------------------------------ what each of the newer ones promises
 
 
-def test_axis_divides_once():
-    axis = Axis.between(Fraction(1, 3), Fraction(7, 2), 6)
-    assert [axis(n) for n in (0, 2, 9, 23, 99)] == [0.0, 0.0, 1 / 3, 1.0, 1.0]
-    assert axis(np.array([0, 2, 9, 23, 99])).tolist() == [axis(n) for n in (0, 2, 9, 23, 99)]
+def test_a_constant_rate_needs_values_that_one_can_reach():
+    for schedule, where in [(Exponential(end=0.0), "end: is 0"), (Exponential(start=0.0, end=0.1), "start: is 0")]:
+        with pytest.raises(
+            SolverError, match=re.escape(f"schedules.lr.{where}, which no constant rate leaves or reach")
+        ):
+            over(schedule)
+    with pytest.raises(SolverError, match=re.escape("schedules.lr.start: is 0, which no constant rate leaves")):
+        table(Exponential(end={"absolute": 0.1}), [1.0, 0.0])
+    assert table(Exponential(end=0.1), [1.0, 0.0])[:, 1].tolist() == [0.0] * 10
 
 
-def test_axis_of_numbers_too_large_for_floats():
-    axis = Axis.between(Fraction(1, 3), Fraction(10**17 + 1, 7), 10**9)
-    positions = [0, 10**9, 10**15, 10**18]
-    assert axis(np.array(positions)).tolist() == [axis(n) for n in positions]
-    assert axis(10**18) == float(Fraction(10**9 * 3 - 1, 3) / Fraction(10**17 + 1, 7))
+def test_a_constant_rate_is_that_of_its_gamma():
+    assert over(Exponential(end=0.3)) == close(over(Exponential(gamma=0.3)), rel=1e-14)
+
+
+def test_inverse_counts_from_the_start_of_its_phase():
+    assert over([Constant(until=4), Inverse(every=2)])[4:] == close([1 / (1 + i / 2) for i in range(6)])
+
+
+def test_the_inverse_square_root_of_vaswani_et_al():
+    values = over([Linear(start=0.0, until=4), Inverse(every=4, power=0.5)], total=50)
+    assert values == close([min(i / 4, math.sqrt(4 / max(i, 1))) for i in range(50)], rel=1e-14)
+
+
+@pytest.mark.parametrize(("lower", "upper"), [(-7.0, 3.0), (-1.0, 2.0)])
+def test_tanh_misses_its_ends_by_what_it_says(lower, upper):
+    curve, _ = laid(Tanh(lower=lower, upper=upper, start=0.8, end=0.2))
+    assert curve.at(0) == close([0.8 - 0.6 * (1 + math.tanh(lower)) / 2])
+    assert curve.at(10) == close([0.2 + 0.6 * (1 - math.tanh(upper)) / 2])
+
+
+def test_time_power_1_changes_nothing():
+    assert over(Cosine(time_power=1)) == over(Cosine())
+    assert over(Polynomial(power=0.9, time_power=1.0)) == over(Polynomial(power=0.9))
+
+
+def test_growth_to_an_end_is_no_error_however_long_the_run():
+    assert max(over(Exponential(start=1e-6, end=1e6), total=1000)) < 1e6
 
 
 @pytest.mark.parametrize("until", ["3/2", "5/2", "7/3"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import itertools
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -589,6 +590,10 @@ class _View:
         """The point of the run at which the scheduler's own share is ``share``."""
         return self.begin + (self.end - self.begin) * share
 
+    def own(self, point: Fraction) -> Fraction:
+        """The scheduler's own share at a point of the run."""
+        return (point - self.begin) / (self.end - self.begin)
+
     def when(self, share: Fraction, reached: Callable[[float], bool]) -> Fraction:
         """The point, within what is seen, from which on ``reached`` says yes to the scheduler's own share.
 
@@ -639,6 +644,23 @@ class _Scheduler(ABC):
         """What it does from its end to step ``run``."""
         raise self._fails(f"fails at the end of training, while the run has {run} steps")
 
+    def _early(self, view: _View) -> tuple[list[Schedule], _View]:
+        """The steps before the scheduler's own begin, where fvcore's margin makes it come early; and what follows."""
+        if view.first >= view.begin:
+            return [], view
+        first, begin, start = view.measure.step(view.first), view.measure.step(view.begin), self.value(0.0)
+        values = [self.value(view.at(step)) for step in range(first, begin)]
+        if any(value < 0 for value in values):
+            what = f"fvcore gives {min(values):g}, below 0, as the scheduler comes before its begin: it is 0 here"
+            view.measure.notes.say(self.where, what)
+            values = [max(0.0, value) for value in values]
+        if all(math.isclose(value, start, rel_tol=1e-10, abs_tol=1e-13) for value in values):
+            values = [start] * min(1, len(values))
+        constants = [Constant(value, until=first + i) for i, value in enumerate(values, 1)]
+        if constants:
+            constants[-1] = Constant(values[-1], until=view.measure.text(view.begin))
+        return list(constants), dataclasses.replace(view, first=view.begin)
+
     def _fails(self, what: str) -> SolverError:
         return SolverError(self.where, what, do="make the run as long as the schedule, or choose another one")
 
@@ -668,7 +690,10 @@ class _Cosine(_Scheduler):
 
     def phases(self, view: _View) -> list[Schedule]:
         start, end = _level(self.start, self.where), _level(self.end, self.where)
-        return [Constant(start)] if start == end else view.laid(Cosine(start, end))
+        if start == end:
+            return [Constant(start)]
+        early, view = self._early(view)  # a cosine is even: it comes from where it goes to
+        return early + view.laid(Cosine(start, end))
 
     def beyond(self, view: _View, run: int) -> list[Schedule]:
         total = view.measure.total
@@ -689,9 +714,9 @@ class _Exponential(_Scheduler):
         if self.decay <= 0:
             raise SolverError(f"{self.where}.decay", "must be > 0", got=repr(self.decay), do="correct it")
         start = _level(self.start, self.where)
-        if view.first == view.begin and view.last != view.end:
+        if view.first <= view.begin and (view.first, view.last) != (view.begin, view.end):
             every = view.measure.text(view.end - view.begin)
-            return [Exponential(float(self.decay), every, start)]
+            return [Exponential(float(self.decay), every, start * float(self.decay) ** float(view.own(view.first)))]
         return view.laid(Exponential(float(self.decay), start=start))
 
     def beyond(self, view: _View, run: int) -> list[Schedule]:
@@ -708,13 +733,15 @@ class _Linear(_Scheduler):
         return self.end * share + self.start * (1 - share)
 
     def phases(self, view: _View) -> list[Schedule]:
-        if view.last > view.end:  # by less than a step, as nothing is seen after it
-            return view.laid(Linear(_level(self.start, self.where), _level(self.end, self.where)))
+        before = exact(self.start) + (exact(self.end) - exact(self.start)) * view.own(view.first)
+        if view.last > view.end or (view.first < view.begin and before < 0):
+            early, view = self._early(view)
+            return early + view.laid(Linear(_level(self.start, self.where), _level(self.end, self.where)))
         return [self._line(view, view.first, view.last)]
 
     def _line(self, view: _View, first: Fraction, last: Fraction) -> Schedule:
         """The part of the line between two points, which is a line."""
-        start, end = (self._at((point - view.begin) / (view.end - view.begin)) for point in (first, last))
+        start, end = (self._at(view.own(point)) for point in (first, last))
         return Constant(start) if start == end else Linear(start, end)
 
     def _at(self, share: Fraction) -> float:
@@ -739,7 +766,12 @@ class _Polynomial(_Scheduler):
             what = "must be at least 0, or the factor grows without bound"
             raise SolverError(f"{self.where}.power", what, got=repr(self.power), do="correct it")
         base = _level(self.base, self.where)
-        return view.laid(Polynomial(float(self.power), base)) if self.power else [Constant(base)]
+        if self.power == 0:
+            return [Constant(base)]
+        if view.first < view.begin:
+            base *= float(1 - view.own(view.first)) ** self.power
+            view = dataclasses.replace(view, begin=view.first)
+        return view.laid(Polynomial(float(self.power), base))
 
     def beyond(self, view: _View, run: int) -> list[Schedule]:
         total = view.measure.total
@@ -844,15 +876,15 @@ class _Composite(_Scheduler):
         return self.parts[i].value(self._own(i, share))
 
     def phases(self, view: _View) -> list[Schedule]:
+        views = [(i, seen) for i, seen in enumerate(self._seen(view)) if not view.measure.same(seen.first, seen.last)]
         found: list[Schedule] = []
-        for i, seen in enumerate(self._seen(view)):
-            if view.measure.same(seen.first, seen.last):
-                continue
-            part = self.parts[i].phases(seen)
-            if seen.last != view.last:
-                part[-1] = dataclasses.replace(part[-1], until=view.measure.text(seen.last))  # type: ignore[call-arg]
-            found += part
-        return found
+        for i, _ in views:
+            self._own(i, 0.0)  # fails where fvcore does
+        for (i, seen), (_, after) in itertools.pairwise(views):
+            part = self.parts[i].phases(dataclasses.replace(seen, last=after.first))
+            found += [*part[:-1], dataclasses.replace(part[-1], until=view.measure.text(after.first))]  # type: ignore[call-arg]
+        i, seen = views[-1]
+        return found + self.parts[i].phases(dataclasses.replace(seen, last=view.last))
 
     def _seen(self, view: _View) -> list[_View]:
         """What is seen of each part."""
@@ -1047,7 +1079,7 @@ def _multi_step(
     if updates < len(values):
         got = f"{updates} for {len(values)} values"
         raise SolverError(path(of_updates), "is less than the number of values", got=got, do="correct it")
-    for i, (before, milestone) in enumerate(zip((0, *milestones), milestones)):
+    for i, (before, milestone) in enumerate(itertools.pairwise((0, *milestones))):
         where = f"{path(of_milestones)}[{i}]"
         if milestone >= updates:
             do = "take it out, or lengthen the run"

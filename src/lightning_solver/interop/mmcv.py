@@ -244,7 +244,7 @@ def _to_last_step(phases: Phases, run: _Run, per_step: int) -> Phases:
     """For a run whose last optimiser step has fewer batches: it is made by the value of the last batch."""
     assert run.batches is not None
     if run.batches == 1:
-        return Staircase(phases, every=per_step)
+        return Staircase(Over(single(phases), end=1), every=per_step)
     return (Over(single(phases), end=run.batches, until=run.batches - 1), HOLD)
 
 
@@ -338,7 +338,7 @@ def _warmed(curve: Phases, policy: _Policy) -> Phases:
     if by_epoch and not policy.run.by_epochs:
         what = "an IterBasedRunner does not know how long an epoch is"
         raise SolverError(data.path("warmup_by_epoch"), what, got="True", do="give warmup_iters in iterations")
-    if not inverse and not isinstance(count, int):
+    if count != int(count) or not (inverse or isinstance(count, int)):
         raise policy.error("warmup_iters", "must be a whole number", count)
     if kind is None:
         for key in ("warmup_iters", "warmup_ratio"):
@@ -493,7 +493,7 @@ def _flat_cosine(policy: _Policy) -> Phases:
     part, cosine, until = exact(share), Cosine(end=policy.floor()), None
     if policy.run.whole_share(part, policy.unit):
         until = policy.until(part)
-    elif policy.unit == "st" and policy.total is None:
+    elif policy.total is None and (policy.unit == "st" or not policy.run.by_epochs):
         _note_rounding(policy, "start_percent")
         until = policy.until(part)
     else:
@@ -543,7 +543,7 @@ def _restart(policy: _Policy) -> Phases:
             start = {"base": float(weight), "absolute": (1 - weight) * least}
         elif weight != 1:
             start = weight + (1 - weight) * least
-        phases.append(Cosine(start, end, until=None if passed == total else length(passed, policy.unit)))
+        phases.append(Cosine(start, end, until=None if passed == whole == total else length(passed, policy.unit)))
     return policy.stairs(phases if total is not None else [*phases, HOLD])
 
 
@@ -570,7 +570,7 @@ def _cyclic(policy: _Policy) -> Phases:
         raise policy.error("cyclic_times", "must be a whole number >= 1", times)
     if up_share >= 1:
         raise policy.error("step_ratio_up", "must be below 1", up_share)
-    if gamma <= 0 or (gamma > 1 and policy.option == "lr"):
+    if gamma < 0 or (policy.option == "lr" and not 0 < gamma <= 1):
         raise policy.error("gamma", "must be above 0 and at most 1", gamma)
     times, peak_at, total, cycle = int(times), exact(up_share), policy.total, None
     even = neat = True  # whether the cycles fill the run, and whether their peaks lie where step_ratio_up says

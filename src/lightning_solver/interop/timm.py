@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fractions import Fraction
@@ -54,86 +54,73 @@ from lightning_solver.schedules import (
 )
 from lightning_solver.schedules.base import Level
 
+_WARMUP = {"warmup_t": 0, "warmup_lr_init": 0.0}
+_NOISE = {"noise_range_t": None, "noise_pct": 0.67, "noise_std": 1.0, "noise_seed": 42}
+_CYCLES = {"lr_min": 0.0, "cycle_mul": 1.0, "cycle_decay": 1.0, "cycle_limit": 1, **_WARMUP, "warmup_prefix": False}
+_COUNT = {"t_in_epochs": True}
+_STAIRS = {"decay_t": None, "decay_rate": 1.0, **_WARMUP, "warmup_prefix": True, **_COUNT, **_NOISE, "initialize": True}
+CLASSES: dict[str, dict[str, Any]] = {
+    "CosineLRScheduler": {"t_initial": None, **_CYCLES, **_COUNT, **_NOISE, "k_decay": 1.0, "initialize": True},
+    "TanhLRScheduler": {"t_initial": None, "lb": -7.0, "ub": 3.0, **_CYCLES, **_COUNT, **_NOISE, "initialize": True},
+    "PolyLRScheduler": {
+        **{"t_initial": None, "power": 0.5, **_CYCLES, **_COUNT, **_NOISE},
+        **{"k_decay": 1.0, "initialize": True},
+    },
+    "StepLRScheduler": _STAIRS,
+    "MultiStepLRScheduler": _STAIRS,
+    "PlateauLRScheduler": {
+        **{"decay_rate": 0.1, "patience_t": 10, "threshold": 1e-4, "cooldown_t": 0, **_WARMUP, "lr_min": 0.0},
+        **{"mode": "max", "noise_range_t": None, "noise_type": "normal", **_NOISE, "initialize": True},
+    },
+    "WSDLRScheduler": {
+        **{"t_initial": None, "decay_t": None, "lr_min": 0.0},
+        **{"stable_fn": "constant", "stable_timescale": None, "stable_power": 0.5},
+        **{"decay_fn": "1-sqrt", "decay_power": 0.5, "decay_ratio": 0.1},
+        **{**_WARMUP, **_COUNT, **_NOISE, "initialize": True},
+    },
+}
+"""The classes: their arguments in order but for the optimiser, with their defaults; ``None`` if there is none."""
+
 FACTORY: dict[str, Any] = {
-    "sched": "cosine",
-    "num_epochs": 300,
-    "decay_epochs": None,
-    "decay_milestones": (90, 180, 270),
-    "cooldown_epochs": 0,
-    "patience_epochs": 10,
-    "decay_rate": 0.1,
-    "min_lr": 0.0,
-    "warmup_lr": 1e-5,
-    "warmup_epochs": 0,
-    "warmup_prefix": False,
-    "noise": None,
-    "noise_pct": 0.67,
-    "noise_std": 1.0,
-    "noise_seed": 42,
-    "cycle_mul": 1.0,
-    "cycle_decay": 0.1,
-    "cycle_limit": 1,
-    "k_decay": 1.0,
-    "decay_fn": None,
-    "stable_timescale": None,
-    "plateau_mode": "max",
-    "step_on_epochs": True,
-    "updates_per_epoch": 0,
+    **{"sched": "cosine", "num_epochs": 300, "decay_epochs": None, "decay_milestones": (90, 180, 270)},
+    **{"cooldown_epochs": 0, "patience_epochs": 10, "decay_rate": 0.1, "min_lr": 0.0},
+    **{"warmup_lr": 1e-5, "warmup_epochs": 0, "warmup_prefix": False},
+    **{"noise": None, "noise_pct": 0.67, "noise_std": 1.0, "noise_seed": 42},
+    **{"cycle_mul": 1.0, "cycle_decay": 0.1, "cycle_limit": 1, "k_decay": 1.0},
+    **{"decay_fn": None, "stable_timescale": None, "plateau_mode": "max"},
+    **{"step_on_epochs": True, "updates_per_epoch": 0},
 }
 """The keywords of ``create_scheduler_v2`` in order, with their defaults."""
 
+NAMESPACE: dict[str, Any] = {"num_epochs": 100, "decay_epochs": 30, "decay_milestones": (30, 60), "warmup_epochs": 5}
+"""Defaults of ``create_scheduler(args)``, for what the arguments lack, where they differ."""
+
+SCRIPT: dict[str, Any] = {"warmup_epochs": 5, "cycle_decay": 0.5}
+"""Defaults of ``train.py``, where they differ."""
+
 ARGUMENTS: dict[str, str] = {
-    "num_epochs": "epochs",
-    "noise": "lr_noise",
-    "noise_pct": "lr_noise_pct",
-    "noise_std": "lr_noise_std",
-    "noise_seed": "seed",
-    "cycle_mul": "lr_cycle_mul",
-    "cycle_decay": "lr_cycle_decay",
-    "cycle_limit": "lr_cycle_limit",
-    "k_decay": "lr_k_decay",
-    "decay_fn": "lr_decay_fn",
-    "stable_timescale": "lr_stable_timescale",
+    **{"num_epochs": "epochs", "noise": "lr_noise", "noise_seed": "seed", "stable_timescale": "lr_stable_timescale"},
+    **{name: f"lr_{name}" for name in ("noise_pct", "noise_std", "k_decay", "decay_fn")},
+    **{name: f"lr_{name}" for name in ("cycle_mul", "cycle_decay", "cycle_limit")},
 }
 """Keywords of the factory that have another name among the arguments of ``train.py``."""
 
-TRAIN_DEFAULTS: dict[str, Any] = {"warmup_epochs": 5, "cycle_decay": 0.5}
-"""Defaults of ``train.py`` that differ from the factory's."""
-
-NAMESPACE_DEFAULTS: dict[str, Any] = {
-    "num_epochs": 100,
-    "decay_epochs": 30,
-    "decay_milestones": (30, 60),
-    "warmup_epochs": 5,
+KEYWORDS: dict[str, str] = {
+    **{"t_initial": "num_epochs", "lr_min": "min_lr", "warmup_t": "warmup_epochs", "warmup_lr_init": "warmup_lr"},
+    **{"noise_range_t": "noise", "patience_t": "patience_epochs", "mode": "plateau_mode", "power": "decay_rate"},
 }
-"""Defaults of ``create_scheduler(args)``, for what the arguments lack, that differ from the factory's."""
+"""Arguments of the classes that have another name among the keywords of the factory."""
 
-_WARMUP = ("warmup_t", "warmup_lr_init")
-_NOISE = ("noise_range_t", "noise_pct", "noise_std", "noise_seed")
-_CYCLES = ("lr_min", "cycle_mul", "cycle_decay", "cycle_limit", *_WARMUP, "warmup_prefix", "t_in_epochs")
-_STAIRS = ("decay_t", "decay_rate", *_WARMUP, "warmup_prefix", "t_in_epochs", *_NOISE, "initialize")
-CLASSES: dict[str, tuple[str, ...]] = {
-    "CosineLRScheduler": ("t_initial", *_CYCLES, *_NOISE, "k_decay", "initialize"),
-    "TanhLRScheduler": ("t_initial", "lb", "ub", *_CYCLES, *_NOISE, "initialize"),
-    "PolyLRScheduler": ("t_initial", "power", *_CYCLES, *_NOISE, "k_decay", "initialize"),
-    "StepLRScheduler": _STAIRS,
-    "MultiStepLRScheduler": _STAIRS,
-    "PlateauLRScheduler": (
-        *("decay_rate", "patience_t", "threshold", "cooldown_t", *_WARMUP, "lr_min", "mode"),
-        *("noise_range_t", "noise_type", "noise_pct", "noise_std", "noise_seed", "initialize"),
-    ),
-    "WSDLRScheduler": (
-        *("t_initial", "decay_t", "lr_min", "stable_fn", "stable_timescale", "stable_power"),
-        *("decay_fn", "decay_power", "decay_ratio", *_WARMUP, "t_in_epochs", *_NOISE, "initialize"),
-    ),
+SCHEDULERS: dict[str, str] = {
+    **{"cosine": "CosineLRScheduler", "tanh": "TanhLRScheduler", "poly": "PolyLRScheduler"},
+    **{"step": "StepLRScheduler", "multistep": "MultiStepLRScheduler", "constant": "StepLRScheduler"},
+    **{"plateau": "PlateauLRScheduler", "wsd": "WSDLRScheduler", "rsqrt": "WSDLRScheduler", "none": ""},
 }
-"""The classes, with their arguments in order but for the optimiser."""
+"""The names that the factory has for the classes."""
 
-SCHEDULERS = ("cosine", "tanh", "poly", "step", "multistep", "constant", "plateau", "wsd", "rsqrt", "none")
 _FACTORIES = ("create_scheduler_v2", "create_scheduler", "scheduler_kwargs")
-
-SCRIPT_ONLY = (*ARGUMENTS.values(), "sched_on_updates", "eval_metric", "stop_epoch", "lr", "lr_base", "opt", "model")
-"""Arguments of ``train.py`` by which it is known that they are its own."""
+_SHARED = [ARGUMENTS.get(name, name) for name in FACTORY if name not in ("step_on_epochs", "updates_per_epoch")]
+_MARKS = {*ARGUMENTS.values(), "sched_on_updates", "eval_metric", "stop_epoch", "lr", "lr_base", "opt", "model"}
 
 
 def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
@@ -143,10 +130,10 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
         config: One of: ``{"create_scheduler_v2": {...}}``, its keywords alone, or the text of the call;
             ``{"create_scheduler": {...}}``; the arguments of ``train.py`` by name, with dashes or underscores, or the
             ``args.yaml`` that it wrote; a class of ``timm.scheduler``, as ``{"type": "CosineLRScheduler", ...}`` or as
-            the text of the call. A path of a ``.yaml``, ``.json`` or ``.py`` file with one of these.
-        facts: What the config leaves open: ``epochs`` or ``total_iters`` where the run is not as long as the config
-            says, ``iters_per_epoch`` where a length in updates is rounded, ``base_lr`` for a ``min_lr`` above it,
-            ``lr_scale`` for ``sched="none"``.
+            the text of the call. Or the path of a ``.yaml``, ``.json`` or ``.py`` file with one of these.
+        facts: What the config leaves open: ``epochs`` or ``total_iters`` where the run is not as long as timm would
+            make it, ``iters_per_epoch`` where a length in updates is rounded, ``base_lr`` where a group's rate may lie
+            below ``min_lr``, ``lr_scale`` for ``sched="none"``, ``metrics`` by name for a plateau.
         strict: Whether a key that is not mapped is an error.
 
     Raises:
@@ -160,10 +147,7 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     notes = Notes()
     known = Facts(facts, notes)
     name, settings = _read(load(config), notes)
-    if name in CLASSES:
-        phases = _from_class(name, settings, known, notes)
-    else:
-        phases = _from_factory(name, settings, known, notes)
+    phases = (_of_class if name in CLASSES else _of_factory)(name, settings, known)
     return notes.imported(imported_spec({} if phases is None else {"lr": phases}), strict)
 
 
@@ -171,7 +155,7 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
 
 
 def _read(config: Any, notes: Notes) -> tuple[str, Settings]:
-    """Whose arguments they are ("train" for those of the script), and the arguments."""
+    """Whose arguments they are ("train.py" for those of the script), and the arguments."""
     if not isinstance(config, Mapping):
         return _called(config, "config", notes)
     refuse_other_peers(config, "from_timm")
@@ -181,54 +165,49 @@ def _read(config: Any, notes: Notes) -> tuple[str, Settings]:
                 if key != name:
                     notes.unmapped(str(key), "is not part of the schedules")
             inner = config[name]
-            if isinstance(inner, Mapping):
-                return name, _arguments(name, inner, notes)
-            return _called(inner, name, notes)
-    if (
-        any(key in config for key in ("type", "class_path", "_target_"))
-        or (len(config) == 1
-        and set(config) & set(CLASSES))
+            return _arguments(name, inner, notes) if isinstance(inner, Mapping) else _called(inner, name, notes)
+    if any(key in config for key in ("type", "class_path", "_target_")) or (
+        len(config) == 1 and set(config) & set(CLASSES)
     ):
         return _called(config, "config", notes)
     calls = [value for value in (*config.values(), *config.get("calls", ())) if isinstance(value, Call)]
     calls = [call for call in calls if call.name in CLASSES or call.name in _FACTORIES]
-    if calls:
-        return _called(calls, "config", notes)
-    return _flat(config, notes)
+    return _called(calls, "config", notes) if calls else _flat(config, notes)
 
 
 def _called(config: Any, where: str, notes: Notes) -> tuple[str, Settings]:
     calls = read_calls(config, where)
     if len(calls) != 1:
-        do = "give one scheduler; timm has no way to join several"
-        raise SolverError(where, "must be one scheduler", got=", ".join(call.name for call in calls) or "none", do=do)
+        got = ", ".join(call.name for call in calls) or "none"
+        raise SolverError(where, "must be one scheduler", got=got, do="give one; timm does not join several")
     (call,) = calls
-    if call.name in CLASSES:
-        names = ("optimizer", *CLASSES[call.name])
-    elif call.name == "create_scheduler_v2":
-        names = ("optimizer", *FACTORY)
-    elif call.name in _FACTORIES:
+    if call.name in ("create_scheduler", "scheduler_kwargs"):
         do = "give {'create_scheduler': {...}} with the arguments themselves"
         raise SolverError(where, "takes its arguments from an object that is not here", got=call.name, do=do)
-    else:
+    names = CLASSES.get(call.name) or (FACTORY if call.name == "create_scheduler_v2" else None)
+    if names is None:
         do = suggestion(call.name, [*CLASSES, *_FACTORIES], "schedulers")
         raise SolverError(where, "is not a scheduler of timm", got=repr(call.name), do=do)
-    return call.name, _arguments(call.name, call.bound(names, call.name), notes)
+    return _arguments(call.name, call.bound(("optimizer", *names), call.name), notes)
 
 
-def _arguments(name: str, given: Mapping[str, Any], notes: Notes) -> Settings:
+def _arguments(name: str, given: Mapping[str, Any], notes: Notes) -> tuple[str, Settings]:
     """The arguments of a class or of the factory, which refuse those that they do not know."""
     data = {str(key): value for key, value in given.items() if key != "optimizer"}
-    if isinstance(data.get("updates_per_epoch"), (Call, Name, Unread)):  # len(loader): a fact, if it matters
+    if isinstance(data.get("updates_per_epoch"), (Call, Name, Unread)):  # len(loader): a fact, where it matters
         del data["updates_per_epoch"]
     if name in ("create_scheduler", "scheduler_kwargs"):
-        return Settings(_underscored(data, name), name, notes)
-    known = CLASSES.get(name) or tuple(FACTORY)
+        return name, Settings(_underscored(data, name), name, notes)
+    _refuse_unknown(data, CLASSES.get(name, FACTORY), name)
+    return name, Settings(data, name, notes)
+
+
+def _refuse_unknown(data: Mapping[str, Any], known: Iterable[str], name: str) -> None:
+    names = list(known)
     for key in data:
-        if key not in known:
-            do = suggestion(key, known, "arguments")
+        if key not in names:
+            do = suggestion(key, names, "arguments")
             raise SolverError(f"{name}.{key}", f"is not an argument of {name}", got=repr(data[key])[:80], do=do)
-    return Settings(data, name, notes)
 
 
 def _underscored(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -243,65 +222,30 @@ def _underscored(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _flat(config: Mapping[str, Any], notes: Notes) -> tuple[str, Settings]:
-    """Keywords of the factory, or arguments of the script: by the names that only one of them has."""
+    """Keywords of the factory, or arguments of the script: told apart by the names that only one of them has."""
     data = _underscored(config, "config")
-    script = set(SCRIPT_ONLY)
-    factory = set(FACTORY) - set(_script_names())
-    ours, theirs = sorted(set(data) & factory), sorted(set(data) & script)
-    if not set(data) & {*FACTORY, *_script_names(), "sched_on_updates"}:
+    ours, theirs = (sorted(set(data) & names) for names in (set(FACTORY) - set(_SHARED), _MARKS))
+    if not ours and not set(data) & {*_SHARED, "sched_on_updates"} - {"seed"}:
         do = "give the arguments of train.py, {'create_scheduler_v2': {...}}, or a class with its arguments"
-        got = ", ".join(map(str, config)) or "nothing"
-        raise SolverError("config", "has nothing of timm's schedules", got=got[:120], do=do)
+        got = ", ".join(map(str, config))[:120] or "nothing"
+        raise SolverError("config", "has nothing of timm's schedules", got=got, do=do)
     if ours and theirs:
-        do = "give the keywords of create_scheduler_v2 or the arguments of train.py"
-        raise SolverError(
-            ours[0], "is a keyword of create_scheduler_v2 among arguments of train.py", got=theirs[0], do=do
-        )
+        do = "give the keywords of create_scheduler_v2, or the arguments of train.py"
+        what = "is a keyword of create_scheduler_v2 among arguments of train.py"
+        raise SolverError(ours[0], what, got=", ".join(theirs), do=do)
     if theirs:
-        return "train", Settings(data, "", notes)
+        return "train.py", Settings(data, "", notes)
     if not ours and "warmup_epochs" not in data:
-        notes.say("config", "is read as keywords of create_scheduler_v2, which has no warm-up unless it is asked for")
-    for key in data:
-        if key not in FACTORY:
-            do = suggestion(key, [*FACTORY, *script], "keywords")
-            raise SolverError(key, "is not a keyword of create_scheduler_v2", got=repr(data[key])[:80], do=do)
+        notes.say("config", "is read as keywords of create_scheduler_v2, which warms up for 0 epochs; train.py for 5")
+    _refuse_unknown(data, FACTORY, "create_scheduler_v2")
     return "create_scheduler_v2", Settings(data, "", notes)
 
 
-def _script_names() -> list[str]:
-    """The names that the factory's keywords have among the arguments of the script."""
-    own = ("step_on_epochs", "updates_per_epoch", "plateau_mode")
-    return [ARGUMENTS.get(keyword, keyword) for keyword in FACTORY if keyword not in own]
-
-
-@dataclass(frozen=True)
-class _Keywords:
-    """The keywords of the factory, read under the names that the form at hand gives them."""
-
-    settings: Settings
-    names: Mapping[str, str]
-    defaults: Mapping[str, Any]
-
-    def name(self, keyword: str) -> str:
-        return self.names.get(keyword, keyword)
-
-    def path(self, keyword: str) -> str:
-        return self.settings.path(self.name(keyword))
-
-    def number(self, keyword: str, *, low: float | None = None) -> Any:
-        return self.settings.number(self.name(keyword), self.defaults[keyword], low=low)
-
-    def take(self, keyword: str) -> Any:
-        return self.settings.take(self.name(keyword), self.defaults[keyword])
-
-
-def _numbers(value: Any, where: str, *, at_least: int = 0) -> list[float]:
-    if not isinstance(value, (list, tuple)) or any(
-        isinstance(x, bool) or not isinstance(x, (int, float)) for x in value
-    ):
-        raise SolverError(where, "must be a list of numbers", got=repr(value), do="write [30, 60]")
-    if len(value) < at_least:
-        raise SolverError(where, f"must have at least {at_least} numbers", got=repr(value), do="correct it")
+def _numbers(value: Any, where: str, least: int = 0) -> list[float]:
+    kinds = isinstance(value, (list, tuple)) and {type(number) for number in value} <= {int, float}
+    if not kinds or len(value) < least:
+        what = f"must be a list of at least {least} numbers" if least else "must be a list of numbers"
+        raise SolverError(where, what, got=repr(value), do="write [30, 60]")
     return list(value)
 
 
@@ -314,39 +258,39 @@ class _Clock:
 
     Args:
         unit: ``ep`` or ``st``.
-        stairs: Whether ``t`` counts epochs.
-        per_epoch: Values of ``t`` in an epoch where the unit is ``ep`` and ``t`` counts updates; ``None`` if unknown.
-        run: Length of the run in the unit, where it is known.
+        stairs: Whether ``t`` counts epochs; updates otherwise.
+        ticks: How many ``t`` make a unit; ``None`` if that is not known.
+        run: Length of the run in units, where it is known.
     """
 
     unit: Literal["ep", "st"]
     stairs: bool
-    per_epoch: int | None = None
+    ticks: int | None = 1
     run: Fraction | None = None
+
+    @property
+    def one(self) -> str:
+        """The unit of ``t``."""
+        return "ep" if self.stairs else "st"
 
     @property
     def tick(self) -> int | str:
         """One ``t``."""
-        return "1ep" if self.stairs else 1
-
-    @property
-    def ticks(self) -> int | None:
-        """How many ``t`` make a unit."""
-        return 1 if self.stairs or self.unit == "st" else self.per_epoch
+        return length(1, self.one)
 
     def text(self, units: Fraction, ticks: int = 0) -> int | str:
         """So many units and so many ``t``, as a duration."""
-        if self.stairs or self.unit == "st":
+        if self.one == self.unit:
             return length(units + ticks, self.unit)
-        if not units or not ticks:
-            return length(units, "ep") if units else ticks
-        return f"{length(units, 'ep')}{ticks:+}st"
+        return (
+            f"{length(units, 'ep')}{ticks:+}st" if units and ticks else length(ticks) if ticks else length(units, "ep")
+        )
 
-    def at(self, units: Fraction, ticks: int | None) -> int | str:
-        """The point that lies at ``units``, where ``t`` reaches it at ``ticks``."""
-        if ticks is None or self.ticks is None or units * self.ticks == ticks:
-            return self.text(units)
-        return length(ticks, "ep" if self.stairs else "st")
+    def at(self, units: Fraction, ticks: float | None) -> int | str:
+        """``units`` as a duration, where timm calculates with ``ticks`` for it, which rounding may have changed."""
+        if ticks is None or self.ticks is None or units * self.ticks == exact(ticks):
+            return length(units, self.unit)
+        return length(ticks, self.one)
 
     def after(self, units: Fraction) -> bool:
         """Whether the run goes on after ``units``, as far as is known."""
@@ -355,7 +299,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Run:
-    """How long the run is that the facts tell of."""
+    """The run that the facts tell of: its epochs, its steps, and the steps of an epoch."""
 
     epochs: Fraction | None
     steps: Fraction | None
@@ -363,16 +307,70 @@ class _Run:
 
     @classmethod
     def of(cls, facts: Facts, accumulated: Any = None) -> _Run:
-        per_step = exact(facts.get("batches_per_step") or accumulated or 1)
-        batches, epochs, steps = facts.get("iters_per_epoch"), facts.get("epochs"), facts.get("total_iters")
-        whole = None if batches is None else math.ceil(exact(batches) / per_step)
-        if batches is not None and steps is not None:
-            exactly = exact(batches) / per_step
-            if epochs is None or exact(steps) not in (epochs * exactly, epochs * (whole or 0)):
-                epochs = exact(steps) / exactly
-        if steps is None and epochs is not None and whole is not None:
-            steps = exact(epochs) * whole
-        return cls(None if epochs is None else exact(epochs), None if steps is None else exact(steps), whole)
+        given = [facts.get(name) for name in ("epochs", "total_iters", "iters_per_epoch")]
+        epochs, steps, batches = (None if number is None else exact(number) for number in given)
+        if batches is None:
+            return cls(epochs, steps, None)
+        exactly = batches / exact(facts.get("batches_per_step") or accumulated or 1)
+        whole = math.ceil(exactly)  # a step is made at the end of the epoch, whatever number of batches are left
+        if steps is None:
+            steps = None if epochs is None else epochs * whole
+        elif epochs is None or steps not in (epochs * exactly, epochs * whole):
+            epochs = steps / exactly
+        return cls(epochs, steps, whole)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The arguments of a class, given as such or by way of the factory.
+
+    Args:
+        settings: What is given.
+        clock: What its numbers count.
+        names: Argument of the class -> the name that it has in ``settings``, where it has another.
+        defaults: Argument of the class -> default.
+        scale: How many units of the clock a number of the config is.
+    """
+
+    settings: Settings
+    clock: _Clock
+    names: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    scale: int = 1
+
+    def name(self, argument: str) -> str:
+        return self.names.get(argument, argument)
+
+    def path(self, argument: str) -> str:
+        return self.settings.path(self.name(argument))
+
+    def take(self, argument: str) -> Any:
+        value = self.settings.take(self.name(argument))
+        return self.defaults[argument] if value is None else value
+
+    def number(self, argument: str, low: float | None = None) -> Any:
+        if self.defaults[argument] is None:
+            self.settings.needed(self.name(argument))
+        return self.settings.number(self.name(argument), self.defaults[argument], low=low)
+
+    def positive(self, argument: str, below: float = math.inf) -> Any:
+        value = self.number(argument)
+        if not 0 < value < below:
+            what = "must be > 0" if below == math.inf else f"must lie between 0 and {below:g}"
+            raise SolverError(self.path(argument), what, got=repr(value), do="correct it")
+        return value
+
+    def units(self, number: float) -> Fraction:
+        """A number of the config in units of the clock."""
+        return exact(number) * self.scale
+
+    def ticks(self, number: float) -> float | None:
+        """A number of the config as the number of ``t`` that timm calculates with, if known."""
+        per = None if self.clock.ticks is None else self.clock.ticks * self.scale
+        return None if per is None else number if per == 1 else number * per
+
+    def say(self, argument: str, what: str) -> None:
+        self.settings.notes.say(self.path(argument), what)
 
 
 # ------------------------------------------------------------------ parts of every schedule
@@ -382,9 +380,9 @@ class _Run:
 class _Ramp:
     """The warm-up: its length in units, the value it starts at, and whether the curve waits for its end."""
 
-    length: Fraction
-    start: float
-    prefix: bool
+    length: Fraction = Fraction(0)
+    start: float = 0.0
+    prefix: bool = False
 
     @property
     def offset(self) -> Fraction:
@@ -395,9 +393,15 @@ class _Ramp:
         return Linear(start=_scaled(self.start), end=end, until=clock.text(self.length))
 
 
+def _ramp(source: _Source, prefix: bool | None = None) -> _Ramp:
+    if prefix is None:
+        prefix = source.settings.flag(source.name("warmup_prefix"), source.defaults["warmup_prefix"])
+    return _Ramp(source.units(source.number("warmup_t", low=0)), source.number("warmup_lr_init", low=0), prefix)
+
+
 @dataclass(frozen=True)
 class _Jitter:
-    """The noise: from which ``t`` and up to which, as (units, ``t``); the ``t`` is ``None`` where it is not known."""
+    """The noise: from where, and perhaps up to where, as pairs of units and the first ``t`` there, if known."""
 
     begin: tuple[Fraction, int | None]
     end: tuple[Fraction, int | None] | None
@@ -405,73 +409,42 @@ class _Jitter:
 
     def phases(self, clock: _Clock) -> Phases:
         units, ticks = self.begin
-        if (ticks is None and units <= 0) or (ticks is not None and ticks < 1):  # nothing is drawn before the first call
-            first = clock.tick
-        else:
-            first = clock.at(units, ticks)
-        phases: list[Schedule] = [Constant(until=first)]
+        early = units <= 0 if ticks is None else ticks < 1  # none is drawn before the first call
+        phases = (Constant(until=clock.tick if early else clock.at(units, ticks)),)
         if self.end is None or not clock.after(self.end[0]):
             return (*phases, self.noise)
         return (*phases, replace(self.noise, until=clock.at(*self.end)), Constant())
 
 
-def _scaled(value: float) -> Level:
-    """A value that timm writes to every group, times the group's ``lr_scale``; 0 is simply 0."""
-    return {"scaled": float(value)} if value else 0.0
-
-
-def _between(base: float, floor: float, weight: float) -> Level:
-    """``floor + (base - floor) * weight``, where ``base`` is a factor of the group's base value."""
-    level = {"base": base * weight, "scaled": floor * (1.0 - weight)}
-    level = {kind: value for kind, value in level.items() if value}
-    return level.get("base", 0.0) if level.keys() <= {"base"} else level
-
-
-def _read_ramp(settings: Settings, prefix: bool) -> _Ramp | None:
-    """The warm-up of a class."""
-    span = exact(settings.number("warmup_t", 0, low=0))
-    start = settings.number("warmup_lr_init", 0.0, low=0)
-    return _Ramp(span, start, prefix) if span else None
-
-
-def _read_jitter(
-    settings: Settings, names: Mapping[str, str], range_: Sequence[tuple[Fraction, int | None]], clock: _Clock
-) -> _Jitter | None:
-    """The noise: ``range_`` is where it begins, and perhaps where it ends."""
-    limit = settings.number(names["pct"], 0.67)
-    std = settings.number(names["std"], 1.0, low=0)
-    seed = settings.number(names["seed"], 42, low=0)
-    uniform = "type" in names and settings.take(names["type"], "normal") != "normal"
-    if not range_ or (len(range_) > 1 and (range_[1][0] <= range_[0][0] or range_[1][0] <= 0)):
+def _jitter(source: _Source, shares_of: float | None = None) -> _Jitter | None:
+    """The noise; its range is given in shares of ``shares_of`` by the factory, and there in a list of one as well."""
+    given, path = source.settings.take(source.name("noise_range_t")), source.path("noise_range_t")
+    if given is None:
         return None
-    if not 0 < limit <= 1:
-        what = "must lie between 0 and 1" if limit > 1 else "must be > 0: timm would draw for ever"
-        raise SolverError(settings.path(names["pct"]), what, got=repr(limit), do="give a limit of at most 1")
-    if std == 0 and not uniform:
-        settings.notes.say(settings.path(names["std"]), "is 0, so that there is no noise")
-        return None
-    if seed != int(seed):
-        raise SolverError(settings.path(names["seed"]), "must be a whole number", got=repr(seed), do="correct it")
-    noise = Noise(
-        limit=float(limit),
-        std=1.0 if uniform else float(std),
-        distribution="uniform" if uniform else "normal",
-        seed=int(seed),
-        every=clock.tick,
-    )
-    return _Jitter(range_[0], range_[1] if len(range_) > 1 else None, noise)
-
-
-def _class_jitter(settings: Settings, clock: _Clock) -> _Jitter | None:
-    given = settings.take("noise_range_t")
     if isinstance(given, (list, tuple)):
-        points = _numbers(given, settings.path("noise_range_t"), at_least=2)[:2]
+        bounds = _numbers(given, path, 2 if shares_of is None else 1)[:2]
     else:
-        points = [] if given is None else [settings.number("noise_range_t")]
-    names = {name: f"noise_{name}" for name in ("pct", "std", "seed")}
-    if "noise_type" in CLASSES[settings.where]:
-        names["type"] = "noise_type"
-    return _read_jitter(settings, names, [(exact(x), math.ceil(x)) for x in points], clock)
+        bounds = [source.settings.number(source.name("noise_range_t"))]
+    uniform = "noise_type" in source.defaults and source.take("noise_type") != "normal"
+    limit, std, seed = source.number("noise_pct"), source.number("noise_std", low=0), source.number("noise_seed", low=0)
+    if not 0 < limit <= 1:
+        what = "above 1 makes rates negative" if limit > 1 else "lets timm draw for ever"
+        raise SolverError(source.path("noise_pct"), what, got=repr(limit), do="give a limit > 0 and at most 1")
+    if seed != int(seed):
+        raise SolverError(source.path("noise_seed"), "must be a whole number", got=repr(seed), do="correct it")
+    if std == 0 and not uniform:
+        source.say("noise_std", "is 0, so that there is no noise")
+        return None
+    points: list[tuple[Fraction, int | None]] = []
+    for bound in bounds:
+        whole = 1 if shares_of is None else shares_of
+        ticks = source.ticks(whole)
+        points.append((exact(bound) * source.units(whole), None if ticks is None else math.ceil(bound * ticks)))
+    if len(points) > 1 and points[1][0] <= max(points[0][0], 0):
+        return None
+    law: Any = {"distribution": "uniform"} if uniform else {"std": float(std)}
+    noise = Noise(limit=float(limit), seed=int(seed), every=source.clock.tick, **law)
+    return _Jitter(points[0], points[1] if len(points) > 1 else None, noise)
 
 
 @dataclass(frozen=True)
@@ -479,42 +452,45 @@ class _Parts:
     """What a schedule is put together from.
 
     Args:
-        clock: What is counted.
-        ramp: The warm-up.
-        jitter: The noise.
-        body: The curve itself: phases from where it begins, at ``ramp.offset``.
-        meets: How the warm-up and the curve meet, where the curve does not wait.
-        first: Whether the first ``t`` has the base rate, whatever the curve says: timm's constructors write that.
+        body: The curve: its phases, from where it begins.
+        meets: How the warm-up and a curve that does not wait for its end meet.
+        aim: What the warm-up aims at.
+        first: Whether the first ``t`` has the base rate, which timm's constructors write, whatever the curve says.
         even: Whether the curve changes only where epochs begin, so that it needs no staircase.
-        aim: What the warm-up aims at, where it is not the base rate or ``meets`` says it.
     """
 
-    clock: _Clock
-    ramp: _Ramp | None
-    jitter: _Jitter | None
     body: Sequence[Schedule]
     meets: Literal["beneath", "interpolate"] = "beneath"
+    aim: Level = 1.0
     first: bool = False
     even: bool = False
-    aim: Level = 1.0
 
-    def phases(self) -> Phases:
-        clock, ramp = self.clock, self.ramp
-        phases = tuple(self.body)
-        even = self.even and ramp is None
-        if ramp is not None:
-            line = ramp.line(clock, self.aim)
-            anywhere = len(phases) == 1 and isinstance(phases[0], (Constant, MultiStep))  # begin where they may
-            if ramp.prefix or anywhere:
+    def joined(self, clock: _Clock, ramp: _Ramp, jitter: _Jitter | None) -> Phases:
+        """The schedule."""
+        phases, even = tuple(self.body), self.even
+        if ramp.length:
+            line, even = ramp.line(clock, self.aim), False
+            if ramp.prefix or (len(phases) == 1 and isinstance(phases[0], (Constant, MultiStep))):
                 phases = (line, *phases)
             else:
                 phases = (Warmup(ramp=line, of=simple(phases), meets=self.meets),)
         elif self.first:
-            phases = (Warmup(ramp=Constant(until=clock.tick), of=simple(phases), meets="beneath"),)
-            even = False
-        if self.jitter is not None:
-            phases = (Product((simple(phases), self.jitter.phases(clock))),)
+            phases, even = (Warmup(ramp=Constant(until=clock.tick), of=simple(phases), meets="beneath"),), False
+        if jitter is not None:
+            phases = (Product((simple(phases), jitter.phases(clock))),)
         return simple(phases) if even or not clock.stairs else Staircase(simple(phases))
+
+
+def _scaled(value: float) -> Level:
+    """A value that timm writes to every group, times the group's ``lr_scale``; 0 is simply 0."""
+    return {"scaled": float(value)} if value else 0.0
+
+
+def _between(base: float, floor: float, left: float) -> Level:
+    """``floor + (base - floor) * left``, where ``base`` is a factor of the group's base value."""
+    if not floor or left == 1:
+        return base * left
+    return {"base": base * left, "scaled": floor * (1.0 - left)} if base * left else _scaled(floor)
 
 
 # ------------------------------------------------------------------ cosine, tanh, poly
@@ -532,7 +508,7 @@ class _Curve:
         mul: How many times as long each cycle is as the one before it.
         decay: Factor of the base rate from each cycle to the next.
         limit: Number of cycles.
-        time_power: The exponent of the time that has passed ("k-decay").
+        time_power: Exponent of the time that has passed ("k-decay").
         power: Exponent of poly.
         lower: Where the tangent begins.
         upper: Where it ends.
@@ -542,11 +518,11 @@ class _Curve:
     t: Fraction
     span: float | None
     floor: float
-    mul: float = 1.0
-    decay: float = 1.0
-    limit: int = 1
+    mul: float
+    decay: float
+    limit: int
     time_power: float = 1.0
-    power: float = 0.5
+    power: float = 1.0
     lower: float = -7.0
     upper: float = 3.0
 
@@ -568,22 +544,21 @@ class _Curve:
             return Linear(start=start, end=end, until=until)
         return Polynomial(power=self.power, start=start, end=end, time_power=self.time_power, until=until)
 
-    def weight(self, x: float) -> float:
-        """How much of the base rate is left where ``x`` of a cycle has passed."""
+    def left(self, x: float) -> float:
+        """How much of the way to ``lr_min`` is left where ``x`` of a cycle has passed."""
         if self.kind == "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * x**self.time_power))
         if self.kind == "tanh":
             return 0.5 * (1.0 - math.tanh(self.lower * (1.0 - x) + self.upper * x))
-        left = 1.0 - x**self.time_power
-        return left**self.power if left > 0 else float(self.power == 0)
+        return float(max(1.0 - x**self.time_power, 0.0) ** self.power)
 
     def bound(self, cycle: int) -> Fraction:
-        """Where a cycle begins, in units, counted from the beginning of the curve."""
+        """Where a cycle begins, in units from the beginning of the curve."""
         mul = exact(self.mul)
         return self.t * (cycle if mul == 1 else (mul**cycle - 1) / (mul - 1))
 
     def place(self, t: float) -> tuple[int, float]:
-        """The cycle that timm thinks ``t`` to be in, and how much of it has passed."""
+        """The cycle that timm takes ``t`` to be in, and how much of it has passed."""
         assert self.span is not None
         if self.mul == 1:
             cycle = int(t // self.span)
@@ -592,174 +567,152 @@ class _Curve:
         begin = (1 - self.mul**cycle) / (1 - self.mul) * self.span
         return cycle, (t - begin) / (self.mul**cycle * self.span)
 
-    def cycles(self) -> int:
-        """``limit``, but no more than 1000 where they grow: the last ones are longer than any run."""
-        return self.limit if self.mul == 1 else min(self.limit, 1000 if self.mul < 1.01 else 200)
-
     def late(self, clock: _Clock) -> dict[int, float]:
         """The cycles that timm begins one ``t`` late, for rounding, and how much of the one before is past there."""
-        if self.span is None or clock.ticks is None or (self.mul == 1 and float(self.span).is_integer()):
-            return {}
         found: dict[int, float] = {}
-        for cycle in range(1, min(self.cycles(), 10_000) + 1):
-            bound = self.bound(cycle)
-            if not clock.after(bound) or bound * clock.ticks > 10**7:
+        if self.span is None or clock.ticks is None or (self.mul == 1 and float(self.span).is_integer()):
+            return found
+        for cycle in range(1, min(self.limit, _MOST) + 1):
+            ticks = self.bound(cycle) * clock.ticks
+            if not clock.after(self.bound(cycle)) or ticks > 10**7:
                 break
-            ticks = bound * clock.ticks
             if ticks.denominator == 1:
                 taken_for, passed = self.place(int(ticks))
-                if taken_for == cycle - 1:
+                if taken_for < cycle:
                     found[cycle] = passed
         return found
 
     def phases(self, clock: _Clock, begin: Fraction) -> list[Schedule]:
         """The curve from ``begin`` on, and what comes after it."""
-        floor = _scaled(self.floor)
+        late, floor = self.late(clock), Constant(_scaled(self.floor))
         if self.limit < 1:
-            return [Constant(floor)]
-        late = self.late(clock)
-        if self.limit > 1 and (late or self.mul < 1 or self.decay == 0):
+            return [floor]
+        if late or (self.limit > 1 and (self.mul < 1 or self.decay == 0)):
             return self.one_by_one(clock, begin, late)
-        end = begin + self.bound(self.cycles())
-        rest = [HOLD if self.reaches and not (self.limit == 1 and late) else Constant(floor)]
         if self.limit > 1:
-            every = length(self.t, clock.unit)
             grow = int(self.mul) if float(self.mul).is_integer() else float(self.mul)
+            every = length(self.t, clock.unit)
             cycle = Cycle(self.shape(), every=every, grow=grow, decay=float(self.decay), times=self.limit)
-            return [cycle] if self.reaches or not clock.after(end) else [replace(cycle, until=clock.text(end)), *rest]
-        if clock.run == end:
-            return [self.shape()]
-        if not clock.after(end):
-            return [self.shape(until=clock.text(end))]
-        if late:
-            rest.insert(0, Constant(_between(1.0, self.floor, self.weight(late[1])), until=clock.text(end, 1)))
-        return [self.shape(until=clock.text(end)), *rest]
+            if self.reaches or self.limit > _MOST or not clock.after(begin + self.bound(self.limit)):
+                return [cycle]
+            return [replace(cycle, until=clock.text(begin + self.bound(self.limit))), floor]
+        end = begin + self.t
+        rest = [HOLD if self.reaches else floor] if clock.after(end) else []
+        return [self.shape(until=None if clock.run == end else clock.text(end)), *rest]
 
     def one_by_one(self, clock: _Clock, begin: Fraction, late: Mapping[int, float]) -> list[Schedule]:
-        """Every cycle as a phase, where no :class:`Cycle` says it."""
+        """Every cycle as phases of their own, where no :class:`Cycle` says it."""
         phases: list[Schedule] = []
-        for cycle in range(self.cycles()):
+        for cycle in range(min(self.limit, _MOST) + 1):
             first, last = begin + self.bound(cycle), begin + self.bound(cycle + 1)
             if not clock.after(first):
-                return phases
+                break
+            if cycle in late:
+                left = _between(float(self.decay ** (cycle - 1)), self.floor, self.left(late[cycle]))
+                phases.append(Constant(left, until=clock.text(first, 1)))
+            if cycle == self.limit:
+                phases.append(Constant(_scaled(self.floor)))
+                break
             start = float(self.decay**cycle)
             shape = self.shape(start, until=clock.text(last))
             if cycle in late:
-                left = _between(float(self.decay ** (cycle - 1)), self.floor, self.weight(late[cycle]))
-                phases.append(Constant(left, until=clock.text(first, 1)))
                 shape = Over(self.shape(start), begin=clock.text(first), end=clock.text(last), until=clock.text(last))
             phases.append(shape)
-        if self.limit in late:
-            left = _between(float(self.decay ** (self.limit - 1)), self.floor, self.weight(late[self.limit]))
-            phases.append(Constant(left, until=clock.text(last, 1)))
-        return [*phases, Constant(_scaled(self.floor))]
+        return phases
 
 
-def _check_curve(curve: _Curve, settings: Settings, names: Mapping[str, str], clock: _Clock, begin: Fraction) -> None:
-    """Refuse what timm refuses or stumbles over, and what there is no counterpart for."""
-    checks = [
-        ("t_initial", curve.t <= 0, curve.t, "must be > 0"),
-        ("cycle_mul", curve.mul <= 0, curve.mul, "must be > 0"),
-        ("cycle_decay", curve.limit > 1 and curve.decay < 0, curve.decay, "must not be negative"),
-        ("k_decay", curve.time_power <= 0, curve.time_power, "must be > 0"),
-        ("power", curve.kind == "poly" and curve.power < 0, curve.power, "must not be negative"),
-        ("lb", curve.lower >= curve.upper, (curve.lower, curve.upper), "must be below ub"),
-    ]
-    for name, wrong, got, what in checks:
-        if wrong:
-            raise SolverError(settings.path(names.get(name, name)), what, got=str(got), do="correct it")
-    if curve.mul < 1:
-        last = begin + curve.t / (1 - exact(curve.mul))
-        if clock.run is not None and last <= clock.run - Fraction(1, clock.ticks or 1):
-            what = f"the cycles shrink to nothing at {float(last):g} {clock.unit}, where timm fails"
-            do = "shorten the run, or give a factor of at least 1"
-            raise SolverError(settings.path(names.get("cycle_mul", "cycle_mul")), what, got=str(curve.mul), do=do)
+_MOST = 200  # cycles that are looked at one by one
 
 
-def _curve_parts(
-    curve: _Curve,
-    clock: _Clock,
-    ramp: _Ramp | None,
-    jitter: _Jitter | None,
-    settings: Settings,
-    names: Mapping[str, str],
-) -> _Parts:
-    """The parts of a schedule that is one of the curves."""
-    begin = ramp.offset if ramp else Fraction(0)
-    _check_curve(curve, settings, names, clock, begin)
+def _curve(source: _Source, kind: Any) -> _Curve:
+    span = source.positive("t_initial")
+    return _Curve(
+        kind,
+        source.units(span),
+        source.ticks(span),
+        source.number("lr_min", low=0),
+        mul=source.positive("cycle_mul"),
+        decay=source.number("cycle_decay", low=0),
+        limit=math.ceil(source.number("cycle_limit", low=0 if kind == "tanh" else None)),
+        time_power=1.0 if kind == "tanh" else float(source.positive("k_decay")),
+        power=float(source.number("power", low=0)) if kind == "poly" else 1.0,
+        **(
+            {"lower": float(source.number("lb")), "upper": float(source.number("ub"))}
+            if "lb" in source.defaults
+            else {}
+        ),
+    )
+
+
+def _curve_parts(curve: _Curve, source: _Source, ramp: _Ramp) -> _Parts:
+    clock = source.clock
+    if curve.lower >= curve.upper:
+        raise SolverError(source.path("lb"), "must be below ub", got=f"{curve.lower:g}", do="swap them")
+    if curve.mul < 1 and clock.run is not None:
+        vanished = ramp.offset + curve.t / (1 - exact(curve.mul))
+        if vanished <= clock.run - Fraction(1, clock.ticks or 1):
+            what = f"shrinks the cycles to nothing by {clock.text(vanished)}, where timm fails"
+            do = "shorten the run, or give at least 1"
+            raise SolverError(source.path("cycle_mul"), what, got=repr(curve.mul), do=do)
     if curve.limit > 1 and curve.late(clock):
         what = "timm finds the cycle by a logarithm, whose rounding begins some cycles one late: they are written out"
-        settings.notes.say(settings.path(names.get("cycle_mul", "cycle_mul")), what)
-    parts = _Parts(clock, ramp, jitter, curve.phases(clock, begin))
-    if curve.kind == "tanh" and ramp is not None and not ramp.prefix:
-        parts = replace(parts, meets="interpolate")
-        ticks = None if clock.ticks is None else ramp.length * clock.ticks
-        if ticks is not None and ticks.denominator != 1 and curve.span is not None:
-            cycle, passed = curve.place(float(ticks))
-            left = curve.weight(passed) if cycle < curve.limit else 0.0
-            aim = _between(float(curve.decay**cycle), curve.floor, left)
-            parts = replace(parts, meets="beneath", aim=aim)
-    if ramp is None and (curve.limit < 1 or (curve.kind == "tanh" and 1 + math.tanh(curve.lower) > 1e-13)):
-        what = f"starts at the base rate itself: its curve is asked for the first time after the first {_what(clock)}"
-        settings.notes.say(settings.where or "sched", what)
-        parts = replace(parts, first=True)
-    return parts
-
-
-def _what(clock: _Clock) -> str:
-    return "epoch" if clock.stairs else "update"
+        source.say("cycle_mul", what)
+    parts = _Parts(curve.phases(clock, ramp.offset))
+    if not ramp.length and (curve.limit < 1 or (curve.kind == "tanh" and 1 + math.tanh(curve.lower) > 1e-13)):
+        each = "epoch" if clock.stairs else "update"
+        source.say("t_initial", f"the first {each} has the base rate itself, as timm asks for the curve after it only")
+        return replace(parts, first=True)
+    if curve.kind != "tanh" or not ramp.length or ramp.prefix:
+        return parts
+    meet = None if clock.ticks is None else ramp.length * clock.ticks
+    if meet is None or meet.denominator == 1:
+        return replace(parts, meets="interpolate")
+    cycle, passed = curve.place(float(meet))  # the value there lies between two steps
+    left = curve.left(passed) if cycle < curve.limit else 0.0
+    return replace(parts, aim=_between(float(curve.decay**cycle), curve.floor, left))
 
 
 # ------------------------------------------------------------------ step, multistep
 
 
-def _step_parts(
-    every: Fraction, raw: float | None, gamma: float, clock: _Clock, ramp: _Ramp | None, jitter: _Jitter | None
-) -> _Parts:
-    """A drop each ``every`` units; ``raw`` is the same in ``t``, as the number that timm divides by."""
-    parts = _Parts(clock, ramp, jitter, (), even=every.denominator == 1)
+def _step_parts(source: _Source, ramp: _Ramp) -> _Parts:
+    clock, number, gamma = source.clock, source.positive("decay_t"), float(source.number("decay_rate", low=0))
+    every, ticks = source.units(number), source.ticks(number)
+    even = every.denominator == 1
     if gamma == 1:
-        return replace(parts, body=[Constant()], even=True)
-    stair = length(every, clock.unit)
-    if raw is not None and clock.ticks is not None:
-        exactly, run = every * clock.ticks, None if clock.run is None else clock.run * clock.ticks
-        rounded, most = exact(raw), 10**6 if run is None else run
-        if Fraction(raw) > rounded and rounded.numerator < most:
-            # In floating point the divisor is a little more than it says: the drops at whole t come one t late.
-            stair = length(Fraction(math.ceil(Fraction(raw) * 10**13), 10**13), "ep" if clock.stairs else "st")
-        elif rounded != exactly:
-            stair = length(rounded, "ep" if clock.stairs else "st")
-    begin = ramp.offset if ramp else Fraction(0)
-    if gamma == 0:
-        return replace(parts, body=[Constant(until=clock.text(begin + every)), Constant(0.0)])
-    return replace(parts, body=[Step(every=stair, gamma=gamma)])
+        return _Parts([Constant()], even=True)
+    stair = clock.at(every, ticks)
+    if ticks is not None and clock.ticks is not None and Fraction(ticks) > exact(ticks):
+        # In floating point the divisor is a little more than it says, so that drops at a whole t come one t late.
+        whole = 10**6 if clock.run is None else clock.run * clock.ticks
+        if exact(ticks).numerator < whole:
+            stair = length(Fraction(math.ceil(Fraction(ticks) * 10**13), 10**13), clock.one)
+            source.say("decay_t", "timm's division rounds, so that a drop at a whole number comes one late")
+    if gamma:
+        return _Parts([Step(every=stair, gamma=gamma)], even=even)
+    return _Parts([Constant(until=clock.text(ramp.offset + every)), Constant(0.0)], even=even)
 
 
-def _multistep_parts(
-    milestones: Sequence[float], gamma: float, clock: _Clock, ramp: _Ramp | None, jitter: _Jitter | None, notes: Notes
-) -> _Parts:
-    """A drop one ``t`` before each of ``milestones`` (units), counted from where the curve begins."""
-    begin = ramp.offset if ramp else Fraction(0)
+def _multistep_parts(source: _Source, ramp: _Ramp) -> _Parts:
+    """A drop at ``t = m - 1`` for every milestone ``m``, counted from where the curve begins."""
+    clock, gamma = source.clock, float(source.number("decay_rate", low=0))
+    milestones = _numbers(source.take("decay_t"), source.path("decay_t"))
     counts: dict[int | str, int] = {}
     for milestone in sorted(set(milestones)):
-        units = exact(milestone)
-        early = units <= 0 or (clock.ticks is not None and units * clock.ticks <= 1)
-        if early and ramp is None:
-            point = clock.tick
-        else:
-            point = clock.text(begin) if early else clock.text(begin + units, -1)
+        units = source.units(milestone)
+        point = clock.text(ramp.offset + units, -1)
+        if units <= 0 or (clock.ticks is not None and units * clock.ticks <= 1):  # the first t has the base rate
+            point = clock.text(ramp.offset) if ramp.length else clock.tick
         counts[point] = bisect_right(milestones, milestone)
-    points = list(counts)
-    even = all(exact(milestone).denominator == 1 for milestone in milestones)
-    parts = _Parts(clock, ramp, jitter, (), even=even)
-    if not points or gamma == 1:
-        return replace(parts, body=[Constant()], even=True)
-    notes.say("milestones", f"timm drops one {_what(clock)} before a milestone, counted from 0: at {points[0]} first")
-    if gamma > 0 and list(counts.values()) == list(range(1, len(counts) + 1)):
-        return replace(parts, body=[MultiStep(at=tuple(points), gamma=gamma)])
-    drops = [0, *counts.values()]
-    levels = [Constant(float(gamma**drop), until=point) for drop, point in zip(drops, points)]
-    return replace(parts, body=[*levels, Constant(float(gamma ** drops[-1]))])
+    if not counts or gamma == 1:
+        return _Parts([Constant()], even=True)
+    even, points = all(source.units(milestone).denominator == 1 for milestone in milestones), list(counts)
+    each = "epoch" if clock.stairs else "update"
+    source.say("decay_t", f"timm drops one {each} before a milestone: the first time at {points[0]}, counted from 0")
+    if gamma and list(counts.values()) == list(range(1, len(counts) + 1)):
+        return _Parts([MultiStep(at=tuple(points), gamma=gamma)], even=even)
+    levels = [float(gamma**drops) for drops in (0, *counts.values())]
+    return _Parts([*map(Constant, levels, points), Constant(levels[-1])], even=even)
 
 
 # ------------------------------------------------------------------ warm-up, stable, decay
@@ -779,482 +732,328 @@ def exp_decay(n: int, length: int, ratio: float, rising: bool = False) -> float:
         [1.0, 0.3333, 0.0, 0.0]
     """
     left = (ratio ** min(n / length, 1.0) - ratio) / (1.0 - ratio)
-    return 1.0 - left if rising else left
+    return float(1.0 - left if rising else left)
 
 
 @dataclass(frozen=True)
 class _Stable:
-    """Warm-up, a stable phase and a decay.
+    """A stable phase and a decay, after a warm-up.
 
     Args:
-        t: Length of the stable phase and the decay in units.
-        decay: Length of the decay, as (units, ``t``); the units are ``None`` where it is not a part of them.
+        t: Length of both in units.
+        decay: Length of the decay in units; ``None`` where it is no part of them.
+        ticks: Length of the decay in ``t``, if known.
         floor: ``lr_min``.
-        timescale: Of the stable phase, in units.
-        power: Of the stable phase; 0 if it is constant.
         shape: Of the decay.
+        power: Exponent of the stable phase; 0 if it is constant.
+        timescale: Of the stable phase, in units.
         time_power: Of a decay by a power.
         ratio: Of an exponential decay.
     """
 
     t: Fraction
-    decay: tuple[Fraction | None, int | None]
+    decay: Fraction | None
+    ticks: int | None
     floor: float
-    timescale: Fraction
-    power: float
     shape: str
+    power: float = 0.0
+    timescale: Fraction = Fraction(1)
     time_power: float = 0.5
     ratio: float = 0.1
 
     def fall(self, clock: _Clock, start: Level, end: Level, until: int | str | None) -> Schedule:
-        """The decay from one level to another."""
+        """The decay from one level to another, of which one is 0 if it is exponential."""
         if self.shape == "exp":
-            ticks = self.decay[1]
-            assert ticks is not None
-            args: dict[str, Any] = {"length": ticks, "ratio": float(self.ratio), **({"rising": True} if end else {})}
-            level = end or start
-            return Function(
-                "lightning_solver.interop.timm.exp_decay", every=clock.tick, args=args, start=level, until=until
-            )
+            args = {"length": self.ticks, "ratio": self.ratio, **({"rising": True} if end else {})}
+            name = f"{exp_decay.__module__}.{exp_decay.__name__}"
+            return Function(name, every=clock.tick, args=args, start=end or start, until=until)
         if self.shape == "cosine":
             return Cosine(start=start, end=end, until=until)
-        time_power = {"linear": 1.0, "1-sqrt": 0.5}.get(self.shape, float(self.time_power))
+        time_power = {"linear": 1.0, "1-sqrt": 0.5}.get(self.shape, self.time_power)
         if time_power == 1:
             return Linear(start=start, end=end, until=until)
         return Polynomial(start=start, end=end, time_power=time_power, until=until)
 
     def phases(self, clock: _Clock, begin: Fraction) -> list[Schedule]:
-        """What follows the warm-up."""
-        end, (units, ticks) = begin + self.t, self.decay
-        turn = clock.text(end - units) if units is not None else clock.text(end, -(ticks or 0))
-        until = None if clock.run == end or self.shape == "exp" else clock.text(end)
-        more = until is not None and clock.after(end)
-        stable = [Constant(until=turn)] if units is None or end - units > begin else []
+        """What follows the warm-up: ``stable * decay + lr_min * (1 - decay)``."""
+        end = begin + self.t
+        turn = clock.text(end, -(self.ticks or 0)) if self.decay is None else clock.text(end - self.decay)
+        until = None if clock.run == end else clock.text(end)
+        more, steady = clock.after(end) and until is not None, self.decay is None or self.decay < self.t
         floor = _scaled(self.floor)
+
+        def decaying(start: Level, last: Level) -> Phases:
+            still = [Constant(start, until=turn)] if steady else []
+            return simple([*still, self.fall(clock, start, last, until), *([HOLD] if more else [])])
+
         if not self.power and not (self.floor and self.shape == "exp"):
-            return [*stable, self.fall(clock, 1.0, floor, until), *([HOLD] * more)]
-        main: Phases = (*stable, self.fall(clock, 1.0, 0.0, until), *([Constant(0.0)] * more))
+            phases = decaying(1.0, floor)
+            return [phases] if isinstance(phases, Schedule) else list(phases)
+        main = decaying(1.0, 0.0)
         if self.power:
-            curve = Inverse(every=length(self.timescale, clock.unit), power=float(self.power))
-            main = Product((curve, simple(main)))
-        if not self.floor:
-            return [main] if isinstance(main, Schedule) else list(main)
-        still = [Constant(0.0, until=turn)] if stable else []
-        below = (*still, self.fall(clock, 0.0, floor, until), *([HOLD] * more))
-        return [Sum((main, simple(below)))]
-
-    def below(self, bases: Sequence[float]) -> bool:
-        """Whether the stable value of a group is ever below ``lr_min``."""
-        least = (1 + self.t / self.timescale) ** -self.power if self.power else 1.0
-        return any(base * least < self.floor for base in bases)
+            main = Product((Inverse(every=length(self.timescale, clock.unit), power=self.power), main))
+        if self.floor:
+            main = Sum((main, decaying(0.0, floor)))
+        return [main] if isinstance(main, Schedule) else list(main)
 
 
-def _stable_parts(
-    stable: _Stable,
-    clock: _Clock,
-    ramp: _Ramp | None,
-    jitter: _Jitter | None,
-    bases: Sequence[float] | None,
-    notes: Notes,
-) -> _Parts:
-    ramp = None if ramp is None else replace(ramp, prefix=True)
-    phases = stable.phases(clock, ramp.offset if ramp else Fraction(0))
-    parts = _Parts(clock, ramp, jitter, phases)
-    if not stable.floor:
-        return parts
-    if bases is None and not stable.power:
-        what = "timm holds a group whose own rate is below the lowest rate there; give facts={'base_lr': ...} if one is"
-        notes.say("min_lr", what)
-        return parts
-    if bases is not None and not stable.below(bases):
-        return parts
-    clipped = replace(parts, body=[Clip(simple(phases), min=_scaled(stable.floor))])
-    first = ramp is None and bases is not None and any(base < stable.floor for base in bases)
-    return replace(clipped, first=first)
+def _stable_parts(stable: _Stable, source: _Source, ramp: _Ramp, bases: Sequence[float] | None) -> _Parts:
+    """The phases, held at ``lr_min`` where a group may lie below it."""
+    phases, floor = stable.phases(source.clock, ramp.offset), stable.floor
+    least = float(1 + stable.t / stable.timescale) ** -stable.power
+    if floor and bases is None and not stable.power:
+        what = "timm holds groups whose own rate is lower at this one; give facts={'base_lr': [...]} if there are any"
+        source.say("lr_min", what)
+    elif floor and (bases is None or min(bases) * least < floor):
+        first = not ramp.length and bases is not None and min(bases) < floor
+        return _Parts([Clip(simple(phases), min=_scaled(floor))], first=first)
+    return _Parts(phases)
 
 
-def _check_stable(stable_t: float, decay_t: float, where: str) -> None:
-    if stable_t <= 0 or not 0 < decay_t <= stable_t:
+def _fits(decay: float, total: float, path: str) -> None:
+    if not 0 < decay <= total:
         what = "the decay must be longer than nothing and fit into the time after the warm-up"
-        raise SolverError(where, what, got=f"{decay_t:g} of {stable_t:g}", do="correct the lengths")
+        raise SolverError(path, what, got=f"{decay:g} of {total:g}", do="correct the lengths")
+
+
+def _class_stable(source: _Source) -> _Stable:
+    settings = source.settings
+    t, decay = source.positive("t_initial"), source.number("decay_t")
+    _fits(decay, t, source.path("decay_t"))
+    stable_fn = settings.choice("stable_fn", ("constant", "rsqrt", "power"), "constant")
+    shape = settings.choice("decay_fn", _SHAPES, "1-sqrt")
+    if shape == "exp" and decay != int(decay):
+        raise SolverError(source.path("decay_t"), "must be a whole number", got=repr(decay), do="round it")
+    stable = _Stable(
+        exact(t),
+        exact(decay),
+        math.ceil(decay),
+        source.number("lr_min", low=0),
+        shape,
+        time_power=float(source.positive("decay_power")),
+        ratio=float(source.positive("decay_ratio", below=1)),
+    )
+    power = {"constant": 0.0, "rsqrt": 0.5, "power": float(source.positive("stable_power"))}[stable_fn]
+    return replace(stable, power=power, timescale=_timescale(source)) if power else stable
+
+
+_SHAPES = ("linear", "1-sqrt", "cosine", "power", "exp")
+
+
+def _timescale(source: _Source) -> Fraction:
+    given = source.settings.number(source.name("stable_timescale"))
+    given = source.number("warmup_t") if given is None else given
+    if given <= 0:
+        do = f"give {source.name('warmup_t')}, whose length it is by default, or {source.name('stable_timescale')}"
+        raise SolverError(source.path("stable_timescale"), "must be > 0", got=repr(given), do=do)
+    return source.units(given)
+
+
+def _factory_stable(source: _Source, sched: str, prefix: bool, facts: Facts) -> _Stable:
+    """``wsd`` and ``rsqrt``, whose decay is rounded to whole ``t``."""
+    default = "linear" if sched == "rsqrt" else "1-sqrt"
+    shape = source.take("decay_fn") or default
+    if shape not in _SHAPES:
+        raise SolverError(
+            source.path("decay_fn"), "unknown value", got=repr(shape), do=suggestion(shape, _SHAPES, "values")
+        )
+    decay, path, per = source.number("decay_t"), source.path("decay_t"), source.ticks(1)
+    t = source.number("t_initial") - (0 if prefix else source.number("warmup_t"))
+    part = exact(decay) * exact(t) if 0 < decay < 1 else exact(decay)
+    ticks = None if per is None else round(decay * (t * per) if 0 < decay < 1 else decay * per)
+    if per is None and (part.denominator != 1 or shape == "exp"):
+        facts.need("iters_per_epoch", path, "the decay is rounded to updates, for which an epoch's length is needed")
+    _fits(float(part) if ticks is None else ticks, t if per is None else t * per, path)
+    units = None if ticks is not None and part * exact(per or 1) != ticks else part * source.scale
+    stable = _Stable(source.units(t), units, ticks, source.number("lr_min", low=0), shape)
+    return replace(stable, power=0.5, timescale=_timescale(source)) if sched == "rsqrt" else stable
 
 
 # ------------------------------------------------------------------ plateau
 
 
-def _plateau(plateau: Plateau, clock: _Clock, ramp: _Ramp | None, jitter: _Jitter | None, notes: Notes) -> Phases:
-    notes.say("monitor", f"the plateau follows {plateau.monitor!r}: log it under that name, or change monitor")
+def _plateau(source: _Source, monitor: str, ramp: _Ramp, jitter: _Jitter | None) -> Phases:
+    """The plateau of torch, which comes after the warm-up, and whose floor knows nothing of ``lr_scale``."""
+    mode: Any = source.settings.choice(source.name("mode"), ("min", "max"), source.defaults["mode"])
+    plateau = Plateau(
+        monitor,
+        mode=mode,
+        factor=float(source.positive("decay_rate", below=1)),
+        patience=math.floor(source.number("patience_t", low=0)),
+        threshold=float(source.number("threshold", low=0)),
+        cooldown=math.ceil(source.number("cooldown_t", low=0)),
+        min=absolute(source.number("lr_min", low=0)),
+    )
+    source.say("mode", f"the plateau follows {monitor}: log it under this name once per epoch, or change monitor")
+    clock = source.clock
     phases: tuple[Schedule, ...] = (plateau,)
-    if ramp is not None:
-        whole = ramp.length.denominator == 1
+    if ramp.length:
         line = Staircase(replace(ramp.line(clock), until=None), until=clock.text(ramp.length))
-        phases = (line, plateau if whole else replace(plateau, start="previous"))
+        own = plateau if ramp.length.denominator == 1 else replace(plateau, start="previous")
+        phases = (line, own)
     if jitter is None:
         return simple(phases)
-    warm = math.floor(ramp.length) if ramp else 0
-    begin = max(jitter.begin[1] or 0, warm + 1)
+    begin = max(jitter.begin[1] or 0, math.floor(ramp.length) + 1)  # none is drawn during the warm-up
     if jitter.end is not None and (jitter.end[1] or 0) <= begin:
         return simple(phases)
     return Product((simple(phases), replace(jitter, begin=(Fraction(begin), begin)).phases(clock)))
 
 
 def _monitor(facts: Facts) -> str:
-    """The one metric that the facts name, or the one that the script follows."""
+    """The one metric that the facts name, or the one that timm's script follows."""
     metrics = facts.get("metrics")
     return str(next(iter(metrics))) if isinstance(metrics, Mapping) and len(metrics) == 1 else "top1"
-
-
-def _bases(facts: Facts) -> list[float] | None:
-    given = facts.get("base_lr")
-    if given is None:
-        return None
-    return [float(given)] if isinstance(given, (int, float)) else [float(value) for value in given]
 
 
 # ------------------------------------------------------------------ the classes
 
 
-def _from_class(name: str, settings: Settings, facts: Facts, notes: Notes) -> Phases:
+def _of_class(name: str, settings: Settings, facts: Facts) -> Phases:
     settings.ignore("initialize")
-    by_epoch = name == "PlateauLRScheduler" or settings.flag("t_in_epochs", True)
-    run = _Run.of(facts)
+    by_epoch, run = settings.flag("t_in_epochs", True), _Run.of(facts)
     clock = _Clock("ep" if by_epoch else "st", by_epoch, run=run.epochs if by_epoch else run.steps)
-    always, by_default = (
-        name in ("WSDLRScheduler", "PlateauLRScheduler"),
-        name in ("StepLRScheduler", "MultiStepLRScheduler"),
-    )
-    ramp = _read_ramp(settings, always or settings.flag("warmup_prefix", by_default))
-    jitter = _class_jitter(settings, clock)
+    source = _Source(settings, clock, {}, CLASSES[name])
+    ramp = _ramp(source, None if "warmup_prefix" in CLASSES[name] else True)
+    jitter = _jitter(source)
     if name == "PlateauLRScheduler":
-        return _plateau(_class_plateau(settings, facts), clock, ramp, jitter, notes)
-    if name == "StepLRScheduler":
-        settings.needed("decay_t")
-        every = settings.number("decay_t")
-        if every <= 0:
-            raise SolverError(settings.path("decay_t"), "must be > 0", got=repr(every), do="correct it")
-        return _step_parts(exact(every), every, settings.number("decay_rate", 1.0, low=0), clock, ramp, jitter).phases()
-    if name == "MultiStepLRScheduler":
-        milestones = _numbers(settings.needed("decay_t"), settings.path("decay_t"))
-        gamma = settings.number("decay_rate", 1.0, low=0)
-        return _multistep_parts(milestones, gamma, clock, ramp, jitter, notes).phases()
-    settings.needed("t_initial")
-    span = settings.number("t_initial")
-    floor = settings.number("lr_min", 0.0, low=0)
+        return _plateau(source, _monitor(facts), ramp, jitter)
     if name == "WSDLRScheduler":
-        stable = _class_stable(settings, span, floor, ramp)
-        return _stable_parts(stable, clock, ramp, jitter, _bases(facts), notes).phases()
-    kind: Any = {"CosineLRScheduler": "cosine", "TanhLRScheduler": "tanh", "PolyLRScheduler": "poly"}[name]
-    curve = _Curve(
-        kind,
-        exact(span),
-        span,
-        floor,
-        mul=settings.number("cycle_mul", 1.0),
-        decay=settings.number("cycle_decay", 1.0),
-        limit=math.ceil(settings.number("cycle_limit", 1, low=0 if kind == "tanh" else None)),
-        time_power=settings.number("k_decay", 1.0),
-        power=settings.number("power", 0.5),
-        lower=settings.number("lb", -7.0),
-        upper=settings.number("ub", 3.0),
-    )
-    return _curve_parts(curve, clock, ramp, jitter, settings, {}).phases()
+        parts = _stable_parts(_class_stable(source), source, ramp, _bases(facts))
+    elif name in _KINDS:
+        parts = _curve_parts(_curve(source, _KINDS[name]), source, ramp)
+    else:
+        settings.needed("decay_t")
+        parts = (_step_parts if name == "StepLRScheduler" else _multistep_parts)(source, ramp)
+    return parts.joined(clock, ramp, jitter)
 
 
-def _class_stable(settings: Settings, span: float, floor: float, ramp: _Ramp | None) -> _Stable:
-    settings.needed("decay_t")
-    decay = settings.number("decay_t")
-    _check_stable(span, decay, settings.path("decay_t"))
-    stable_fn = settings.choice("stable_fn", ("constant", "rsqrt", "power"), "constant")
-    shape = settings.choice("decay_fn", ("linear", "1-sqrt", "cosine", "power", "exp"), "1-sqrt")
-    powers = {name: settings.number(name, 0.5) for name in ("stable_power", "decay_power")}
-    ratio = settings.number("decay_ratio", 0.1)
-    timescale = settings.number("stable_timescale", float(ramp.length) if ramp else 0)
-    for name, value, wrong in (
-        *((name, value, value <= 0) for name, value in powers.items()),
-        ("decay_ratio", ratio, not 0 < ratio < 1),
-        ("stable_timescale", timescale, stable_fn != "constant" and timescale <= 0),
-    ):
-        if wrong:
-            do = "give a number above 0, for decay_ratio below 1"
-            raise SolverError(settings.path(name), "is out of range", got=repr(value), do=do)
-    if shape == "exp" and decay != int(decay):
-        raise SolverError(settings.path("decay_t"), "must be a whole number", got=repr(decay), do="round it")
-    power = {"constant": 0.0, "rsqrt": 0.5, "power": powers["stable_power"]}[stable_fn]
-    ends = (exact(decay), math.ceil(decay))
-    return _Stable(exact(span), ends, floor, exact(timescale), power, shape, powers["decay_power"], ratio)
+_KINDS = {"CosineLRScheduler": "cosine", "TanhLRScheduler": "tanh", "PolyLRScheduler": "poly"}
 
 
-def _class_plateau(settings: Settings, facts: Facts) -> Plateau:
-    return _made_plateau(
-        settings,
-        {"factor": "decay_rate", "patience": "patience_t", "min": "lr_min"},
-        monitor=_monitor(facts),
-        factor=settings.number("decay_rate", 0.1),
-        patience=settings.number("patience_t", 10),
-        mode=settings.choice("mode", ("min", "max"), "max"),
-        floor=settings.number("lr_min", 0.0, low=0),
-        threshold=settings.number("threshold", 1e-4, low=0),
-        cooldown=settings.number("cooldown_t", 0, low=0),
-    )
-
-
-def _made_plateau(
-    settings: Settings,
-    names: Mapping[str, str],
-    *,
-    monitor: str,
-    factor: float,
-    patience: float,
-    mode: Any,
-    floor: float,
-    threshold: float = 1e-4,
-    cooldown: float = 0,
-) -> Plateau:
-    """The plateau; its floor is torch's, which knows nothing of ``lr_scale``."""
-    if not 0 < factor < 1:
-        raise SolverError(settings.path(names["factor"]), "must lie between 0 and 1", got=repr(factor), do="correct it")
-    if patience < 0:
-        raise SolverError(settings.path(names["patience"]), "must not be negative", got=repr(patience), do="correct it")
-    return Plateau(
-        monitor,
-        mode=mode,
-        factor=float(factor),
-        patience=math.floor(patience),
-        threshold=float(threshold),
-        cooldown=math.ceil(cooldown),
-        min=absolute(floor),
-    )
+def _bases(facts: Facts) -> list[float] | None:
+    given = facts.get("base_lr")
+    return None if given is None else [float(x) for x in (given if isinstance(given, (list, tuple)) else [given])]
 
 
 # ------------------------------------------------------------------ the factory and the script
 
 
-def _from_factory(form: str, settings: Settings, facts: Facts, notes: Notes) -> Phases | None:
+def _of_factory(form: str, settings: Settings, facts: Facts) -> Phases | None:
     script = form != "create_scheduler_v2"
-    defaults = {**FACTORY, **(TRAIN_DEFAULTS if form == "train" else NAMESPACE_DEFAULTS if script else {})}
-    given = _Keywords(settings, ARGUMENTS if script else {}, defaults)
     if form in ("create_scheduler", "scheduler_kwargs"):
         settings.needed("sched")
     sched = settings.choice("sched", SCHEDULERS, "cosine")
-    by_epoch = not settings.flag("sched_on_updates", False) if script else settings.flag("step_on_epochs", True)
-    metric = settings.take("eval_metric", "top1") if script else _monitor(facts)
-    if form == "train":
-        mode: Any = "min" if metric == "loss" else "max"
-    else:
-        mode = ("min" if "loss" in str(metric) else "max") if script else settings.take("plateau_mode", "max")
-    run, clock, scale = _factory_clock(form, sched, by_epoch, settings, facts)
+    source, run = _factory_source(form, sched, settings, facts)
+    warm, prefix = source.number("warmup_t", low=0), settings.flag("warmup_prefix", False)
+    ramp = _ramp(source, prefix or sched in ("wsd", "rsqrt"))
+    epochs = source.number("t_initial")
+    jitter = None if sched == "none" else _jitter(source, epochs)
+    curve = _curve(source, sched) if sched in _KINDS.values() else None
 
-    prefix = settings.flag("warmup_prefix", False)
-    epochs, warm = given.number("num_epochs"), given.number("warmup_epochs", low=0)
-    cooldown = given.number("cooldown_epochs")
-    ramp = _Ramp(exact(warm) * scale, given.number("warmup_lr", low=0), prefix) if warm else None
-    jitter = _factory_jitter(given, epochs, clock, scale)
-    floor = given.number("min_lr", low=0)
-    curve = _factory_curve(sched, given, epochs, floor, clock, scale)
-
-    # how long timm trains
     total = exact(epochs) + (exact(warm) if prefix else 0)
-    if curve is not None and curve.limit > 0 and curve.mul > 0:
-        ticks = clock.ticks or 1
-        grown = curve.bound(curve.cycles()) if curve.mul != 1 else curve.t * curve.limit
-        whole = Fraction(math.floor(grown * ticks), ticks) if curve.mul != 1 else grown
-        total = (whole + (ramp.offset if ramp else 0)) / scale + exact(cooldown)
-        total = total if clock.stairs else Fraction(math.floor(total))
-    elif sched in ("wsd", "rsqrt"):
-        total += exact(cooldown)
-    stop = settings.number("stop_epoch") if form == "train" else None
-    stopped = total if not stop else min(total, exact(stop))
-    notes.say(given.path("num_epochs"), f"timm trains for {stopped} epochs: Trainer(max_epochs={stopped})")
-    if run.epochs is not None and run.epochs != stopped:
-        notes.say(
-            "facts.epochs", f"the run is {float(run.epochs):g} epochs long, not the {stopped} that timm makes of it"
-        )
-    if clock.run is None and (clock.unit == "ep"):
-        clock = replace(clock, run=stopped)
+    if curve is not None:
+        total = _trained(curve, source, total - exact(epochs))
+    if curve is not None or sched in ("wsd", "rsqrt"):
+        total += exact(settings.number("cooldown_epochs", 0))
+    total = total if source.clock.stairs else Fraction(math.floor(total))
+    if form == "train.py" and settings.number("stop_epoch"):
+        total = min(total, exact(settings.number("stop_epoch")))
+    source.say("t_initial", f"timm trains for {total} epochs: Trainer(max_epochs={total})")
+    if run.epochs not in (None, total):
+        settings.notes.say("facts", f"the run is {float(run.epochs or 0):g} epochs long, not {total}")
+    if source.clock.run is None and source.clock.unit == "ep":
+        source = replace(source, clock=replace(source.clock, run=total))
 
-    phases = _factory_phases(sched, given, clock, ramp, jitter, curve, facts, notes, (metric, mode), scale)
-    unused = set(FACTORY) - {"sched", "updates_per_epoch", "step_on_epochs"}
-    settings.ignore(*(given.name(keyword) for keyword in unused))
+    phases: Phases | None
+    if sched == "none":
+        phases = _unscheduled(facts, settings.notes)
+    elif sched == "plateau":
+        metric = str(settings.take("eval_metric", "top1")) if script else _monitor(facts)
+        phases = _plateau(source, metric, ramp, jitter)
+    else:
+        phases = _factory_parts(sched, source, ramp, curve, prefix, facts).joined(source.clock, ramp, jitter)
+    settings.ignore(
+        *(source.name(name) for name in source.defaults), *(ARGUMENTS.get(n, n) for n in FACTORY) if script else FACTORY
+    )
     _rest(settings)
     return phases
 
 
-def _factory_clock(
-    form: str, sched: str, by_epoch: bool, settings: Settings, facts: Facts
-) -> tuple[_Run, _Clock, Fraction]:
-    """The run that the facts tell of, what is counted, and how many of it an epoch of the config is."""
-    accumulated = settings.number("grad_accum_steps", 1) if form == "train" else None
-    run = _Run.of(facts, accumulated)
-    updates = settings.number("updates_per_epoch", 0) if form == "create_scheduler_v2" else 0
-    if by_epoch:
-        return run, _Clock("ep", True, run=run.epochs), Fraction(1)
-    if sched == "plateau":
-        do = "step it by epochs"
-        raise SolverError(settings.path("sched"), "a plateau cannot be stepped by updates", got="plateau", do=do)
-    if "updates_per_epoch" in settings and updates <= 0:
-        do = "give the number of updates of an epoch, or leave it out"
-        raise SolverError(settings.path("updates_per_epoch"), "must be > 0", got=repr(updates), do=do)
-    if updates and run.per_epoch not in (None, updates):
-        what = f"is not the length of the run's epochs, {run.per_epoch}: the lengths are written in steps"
-        settings.notes.say(settings.path("updates_per_epoch"), what)
-        return run, _Clock("st", False, run=run.steps), exact(updates)
-    per_epoch = run.per_epoch or (int(updates) if updates else None)
-    return run, _Clock("ep", False, per_epoch, run.epochs), Fraction(1)
+def _trained(curve: _Curve, source: _Source, warm: Fraction) -> Fraction:
+    """The epochs of all cycles and of a warm-up before them, cut to whole ``t`` where the cycles differ in length."""
+    cycles = max(curve.limit, 1)
+    if curve.mul == 1 or cycles > _MOST:
+        return curve.bound(1) * cycles / source.scale + warm
+    ticks = source.clock.ticks or 1
+    return Fraction(math.floor(curve.bound(cycles) * ticks), ticks * source.scale) + warm
 
 
-def _factory_jitter(given: _Keywords, epochs: float, clock: _Clock, scale: Fraction) -> _Jitter | None:
-    noise = given.take("noise")
-    if noise is None:
-        shares: list[float] = []
-    elif isinstance(noise, (list, tuple)):
-        shares = _numbers(noise, given.path("noise"), at_least=1)[:2]
-    else:
-        shares = [given.number("noise")]
-    per = clock.ticks if clock.unit == "ep" else int(scale)
-    points = [
-        (exact(share) * exact(epochs) * scale, None if per is None else math.ceil(share * (epochs * per)))
-        for share in shares
-    ]
-    names = {name: given.name(f"noise_{name}") for name in ("pct", "std", "seed")}
-    return _read_jitter(given.settings, names, points, clock)
-
-
-def _factory_curve(
-    sched: str, given: _Keywords, epochs: float, floor: float, clock: _Clock, scale: Fraction
-) -> _Curve | None:
-    if sched not in ("cosine", "tanh", "poly"):
-        return None
-    kind: Any = sched
-    ticks = clock.ticks if clock.unit == "ep" else int(scale)
-    if epochs <= 0:
-        raise SolverError(given.path("num_epochs"), "must be > 0", got=repr(epochs), do="correct it")
-    return _Curve(
-        kind,
-        exact(epochs) * scale,
-        None if ticks is None else epochs * ticks,
-        floor,
-        mul=given.number("cycle_mul"),
-        decay=given.number("cycle_decay"),
-        limit=math.ceil(given.number("cycle_limit", low=0 if sched == "tanh" else None)),
-        time_power=given.number("k_decay") if sched != "tanh" else 1.0,
-        power=given.number("decay_rate") if sched == "poly" else 0.5,
-    )
-
-
-def _factory_phases(
-    sched: str,
-    given: _Keywords,
-    clock: _Clock,
-    ramp: _Ramp | None,
-    jitter: _Jitter | None,
-    curve: _Curve | None,
-    facts: Facts,
-    notes: Notes,
-    metric: tuple[Any, Any],
-    scale: Fraction,
-) -> Phases | None:
-    settings = given.settings
+def _factory_parts(
+    sched: str, source: _Source, ramp: _Ramp, curve: _Curve | None, prefix: bool, facts: Facts
+) -> _Parts:
     if curve is not None:
-        names = {"t_initial": "num_epochs", "power": "decay_rate"}
-        named = {
-            key: given.name(names.get(key, key))
-            for key in ("t_initial", "cycle_mul", "cycle_decay", "k_decay", "power")
-        }
-        return _curve_parts(curve, clock, ramp, jitter, settings, named).phases()
-    if sched == "none":
-        return _unscheduled(facts, notes)
+        return _curve_parts(curve, source, ramp)
     if sched == "constant":
-        return _step_parts(Fraction(1), None, 1.0, clock, ramp, jitter).phases()
-    rate = given.number("decay_rate", low=0)
-    if sched == "plateau":
-        names = {"factor": "decay_rate", "patience": "patience_epochs"}
-        plateau = _made_plateau(
-            settings,
-            names,
-            monitor=str(metric[0]),
-            factor=rate,
-            patience=given.number("patience_epochs"),
-            mode=settings.choice("plateau_mode", ("min", "max"), metric[1]),
-            floor=given.number("min_lr", low=0),
-        )
-        return _plateau(plateau, clock, ramp, jitter, notes)
-    if sched == "multistep":
-        milestones = [
-            x * (scale if scale != 1 else 1)
-            for x in _numbers(given.take("decay_milestones"), given.path("decay_milestones"))
-        ]
-        return _multistep_parts([float(x) for x in milestones], rate, clock, ramp, jitter, notes).phases()
-    decay = given.number("decay_epochs")
-    decay = (0.2 if sched in ("wsd", "rsqrt") else 90) if decay is None else decay
-    if sched == "step":
-        if decay <= 0:
-            raise SolverError(given.path("decay_epochs"), "must be > 0", got=repr(decay), do="correct it")
-        ticks = clock.ticks if clock.unit == "ep" else int(scale)
-        return _step_parts(
-            exact(decay) * scale, None if ticks is None else decay * ticks, rate, clock, ramp, jitter
-        ).phases()
-    stable = _factory_stable(sched, given, decay, clock, ramp, scale, facts)
-    bases = _bases(facts)
-    if bases is None and isinstance(settings.take("lr"), float):
-        bases = [settings.take("lr")]
-    return _stable_parts(stable, clock, ramp, jitter, bases, notes).phases()
+        return _Parts([Constant()], even=True)
+    if sched in ("step", "multistep"):
+        return (_step_parts if sched == "step" else _multistep_parts)(source, ramp)
+    own = source.settings.take("lr")
+    bases = [float(own)] if isinstance(own, (int, float)) and own else None
+    return _stable_parts(_factory_stable(source, sched, prefix, facts), source, ramp, _bases(facts) or bases)
 
 
-def _factory_stable(
-    sched: str, given: _Keywords, decay: float, clock: _Clock, ramp: _Ramp | None, scale: Fraction, facts: Facts
-) -> _Stable:
-    """``wsd`` and ``rsqrt``, whose decay is rounded to whole ``t``."""
-    path = given.path("decay_epochs")
-    shapes = ("linear", "1-sqrt", "cosine", "power", "exp")
-    shape = given.take("decay_fn") or ("linear" if sched == "rsqrt" else "1-sqrt")
-    if shape not in shapes:
-        raise SolverError(
-            given.path("decay_fn"), "unknown value", got=repr(shape), do=suggestion(str(shape), shapes, "values")
-        )
-    warm = given.number("warmup_epochs")
-    within = given.number("num_epochs") - (0 if given.settings.flag("warmup_prefix", False) else warm)
-    ticks = clock.ticks if clock.unit == "ep" else int(scale)
-    part = exact(decay) * exact(within) if 0 < decay < 1 else exact(decay)
-    units: Fraction | None = part * scale
-    if ticks is None and (part.denominator != 1 or shape == "exp"):
-        facts.need("iters_per_epoch", path, "the decay is rounded to whole updates, so it needs the length of an epoch")
-    rounded = None
-    if ticks is not None:
-        total = within * ticks
-        rounded = round(decay * total if 0 < decay < 1 else decay * ticks)
-        _check_stable(total, rounded, path)
-        if part * ticks != rounded:
-            units = None
-    else:
-        _check_stable(within, float(part), path)
-    timescale = given.number("stable_timescale", low=0)
-    timescale = warm if timescale is None else timescale
-    if sched == "rsqrt" and timescale <= 0:
-        what = "needs a warm-up, whose length is its time scale, or a time scale of its own"
-        do = f"give {given.name('warmup_epochs')} or {given.name('stable_timescale')}"
-        raise SolverError(given.path("stable_timescale"), what, got=repr(timescale), do=do)
-    floor = given.number("min_lr", low=0)
-    power = 0.5 if sched == "rsqrt" else 0.0
-    return _Stable(exact(within) * scale, (units, rounded), floor, exact(timescale) * scale, power, shape)
+def _factory_source(form: str, sched: str, settings: Settings, facts: Facts) -> tuple[_Source, _Run]:
+    """The keywords as arguments of the class, and the run that the facts tell of."""
+    script = form != "create_scheduler_v2"
+    differ = SCRIPT if form == "train.py" else NAMESPACE if script else {}
+    keywords = {**FACTORY, **differ}
+    if keywords["decay_epochs"] is None:
+        keywords["decay_epochs"] = 0.2 if sched in ("wsd", "rsqrt") else 90
+    renamed = {**KEYWORDS, "decay_t": "decay_milestones" if sched == "multistep" else "decay_epochs"}
+    names = {name: renamed.get(name, name) for name in (*CLASSES.get(SCHEDULERS[sched], {}), *renamed)}
+    of_class = CLASSES.get(SCHEDULERS[sched], {})
+    defaults = {name: keywords.get(keyword, of_class.get(name)) for name, keyword in names.items()}
+    if script:
+        names = {name: ARGUMENTS.get(keyword, keyword) for name, keyword in names.items()}
+        metric = str(settings.take("eval_metric", "top1"))
+        falling = metric == "loss" if form == "train.py" else "loss" in metric
+        names, defaults = {**names, "mode": "plateau_mode"}, {**defaults, "mode": "min" if falling else "max"}
+
+    run = _Run.of(facts, settings.number("grad_accum_steps") if form == "train.py" else None)
+    on_updates = settings.flag("sched_on_updates", False) if script else not settings.flag("step_on_epochs", True)
+    updates = None if script else settings.number("updates_per_epoch")
+    clock, scale = _Clock("ep", True, run=run.epochs), 1
+    if on_updates:
+        if sched == "plateau":
+            do = "step it by epochs"
+            raise SolverError(settings.path("sched"), "a plateau cannot be stepped by updates", got="plateau", do=do)
+        if updates is not None and (updates <= 0 or updates != int(updates)):
+            do = "give the number of updates of an epoch, or leave it out"
+            raise SolverError(
+                settings.path("updates_per_epoch"), "must be a whole number > 0", got=repr(updates), do=do
+            )
+        clock = _Clock("ep", False, run.per_epoch or updates, run.epochs)
+        if updates and run.per_epoch not in (None, updates):
+            what = f"is not the length of the run's epochs, {run.per_epoch}: the lengths are written in steps"
+            settings.notes.say(settings.path("updates_per_epoch"), what)
+            clock, scale = _Clock("st", False, 1, run.steps), int(updates)
+    return _Source(settings, clock, names, defaults, scale), run
 
 
 def _unscheduled(facts: Facts, notes: Notes) -> Phases | None:
-    """No schedule: timm does not touch the groups, so that their ``lr_scale`` has no effect."""
+    """No schedule: timm does not touch the groups then, so that their ``lr_scale`` has no effect."""
     scales, bases = facts.get("lr_scale"), _bases(facts)
-    if scales is None:
-        notes.say("sched", "none: timm leaves lr_scale of the groups without effect then; the rules of a spec have it")
+    if scales is None or bases is None or set(scales) == {1.0}:
+        what = "is none: timm leaves lr_scale of the groups without effect then; here the rates of groups contain it"
+        notes.say("sched", what)
         return None
-    if bases is None:
-        bases = [facts.need("base_lr", "sched", "none ignores lr_scale of the groups, so their own rates are needed")]
-    if all(scale == 1 for scale in scales):
-        return None
-    notes.say("sched", "none: lr_scale of the groups has no effect, as in timm")
+    notes.say("sched", "is none: lr_scale of the groups has no effect, as in timm")
     return PerGroup(tuple(Constant(absolute(base)) for base in bases))
 
 
 def _rest(settings: Settings) -> None:
     """Note what is not mapped: most arguments of the script have nothing to do with its schedules."""
-    names = [*_script_names(), "sched_on_updates"]
+    names = [*_SHARED, "sched_on_updates"]
 
     def why(key: str) -> str:
         close = get_close_matches(key, names, 1, cutoff=0.8)

@@ -524,14 +524,15 @@ def _polynomial(ask: _Ask) -> Phases:
         got = f"{rate:g}, with a rate of {ask.default_lr(arguments.path('lr_end')):g}"
         raise SolverError(arguments.path("lr_end"), "must be below the optimiser's own rate", got=got, do="lower it")
     if run.total is not None and run.total <= run.warmup:
-        if run.total == run.warmup and run.steps is not None and run.steps > run.total:
+        if run.total == run.warmup == int(run.total) and run.steps is not None and run.steps > run.total:
             do = "make the warm-up shorter, or train longer"
             what = "transformers divides by zero at the end of a warm-up that takes all the steps"
             raise SolverError(run.where, what, got=str(run.total), do=do)
         return run.warmed_up([], Constant(end))
+    if power == 0:  # 1 at T itself too, as 0 ** 0 is
+        last = run.total if run.relative or run.total is None else Fraction(math.floor(run.total) + 1)
+        return run.warmed_up([(Constant(), last)], Constant(end))
     curve: Schedule = Linear(end=end) if power == 1 else Polynomial(power=float(power), end=end)
-    if power == 0:
-        return run.warmed_up([(Constant(), None if run.total is None else run.total + 1)], Constant(end))
     return run.warmed_up([(curve, run.total)], HOLD)
 
 
