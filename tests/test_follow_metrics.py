@@ -78,15 +78,19 @@ def test_validations_that_do_not_log_it_do_not_count() -> None:
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("epoch", [2, 4])
 def test_resume_is_bitwise(tmp_path: Any, epoch: int) -> None:
-    straight = Given(spec(schedules={"lr": WARMED}))
+    def made() -> Given:
+        torch.manual_seed(0)
+        return Given(spec(schedules={"lr": WARMED}))
+
+    straight = made()
     fitted(straight)
 
     def keeping(folder: str) -> dict[str, Any]:
         keep = ModelCheckpoint(tmp_path / folder, monitor="val_loss", save_top_k=-1, filename="{epoch}")
         return {"callbacks": [keep], "enable_checkpointing": True}
 
-    fitted(Given(spec(schedules={"lr": WARMED})), **keeping("first"))
-    resumed = Given(spec(schedules={"lr": WARMED}))
+    fitted(made(), **keeping("first"))
+    resumed = made()
     fitted(resumed, ckpt=tmp_path / "first" / f"epoch={epoch}.ckpt", **keeping("second"))
     assert resumed.used == straight.used[10 * (epoch + 1) :]
     for name, tensor in straight.named_parameters():

@@ -246,6 +246,8 @@ class Cycle(Schedule):
             end=None if end is None else math.ceil((end - window.begin) * unit),
             last=last,
             starts=tuple(int(start * unit) for start in starts),
+            period=int(length * unit) if grow == 1 else 0,
+            shared="every cycle" if grow == 1 and self.decay == 1 else "",
             length=length,
         )
 
@@ -255,7 +257,11 @@ _LONGEST = 10**12  # steps, for a run whose end is not known
 
 @dataclass(frozen=True)
 class _Cycles(Curve):
-    """The curve of a :class:`Cycle`. Positions are made finer by ``fine``, so that every cycle begins on one."""
+    """The curve of a :class:`Cycle`. Positions are made finer by ``fine``, so that every cycle begins on one.
+
+    ``period`` is the length of cycles that are equally long, else 0; ``shared`` the key of the curve that equal cycles
+    share in ``known``, else nothing.
+    """
 
     cycle: Cycle
     window: Window
@@ -264,25 +270,31 @@ class _Cycles(Curve):
     end: int | None
     last: int | None
     starts: tuple[int, ...]
+    period: int
+    shared: str
     length: Fraction
-    known: dict[int, Curve] = field(default_factory=dict)
+    known: dict[int | str, Curve] = field(default_factory=dict)
 
     def at(self, position: int) -> list[float]:
-        passed = max(position * self.fine - self.offset, 0)
-        passed = passed if self.end is None else min(passed, self.end)
-        equal = self.cycle.grow == 1
-        index = passed // self.starts[1] if equal else bisect_right(self.starts, passed) - 1
-        index = index if self.last is None else min(index, self.last)
-        return self._curve(index).at(passed - (index * self.starts[1] if equal else self.starts[index]))
+        passed = position * self.fine - self.offset
+        if passed < 0:
+            passed = 0
+        elif self.end is not None and passed > self.end:
+            passed = self.end
+        index = passed // self.period if self.period else bisect_right(self.starts, passed) - 1
+        if self.last is not None and index > self.last:
+            index = self.last
+        within = passed - (index * self.period if self.period else self.starts[index])
+        return (self.known.get(self.shared or index) or self._curve(index)).at(within)
 
     def over(self, positions: Integers) -> Floats:
         passed = not_negative(affine(positions, self.fine, -self.offset))
         passed = passed if self.end is None else np.minimum(passed, self.end)
-        equal, period = self.cycle.grow == 1, self.starts[1]
-        index = passed // period if equal else np.searchsorted(integers(self.starts), passed, side="right") - 1
+        starts = integers(self.starts)
+        index = passed // self.period if self.period else np.searchsorted(starts, passed, side="right") - 1
         index = index if self.last is None else np.minimum(index, self.last)
-        within = passed - (index * period if equal else integers(self.starts)[index])
-        if equal and self.cycle.decay == 1:
+        within = passed - (index * self.period if self.period else starts[index])
+        if self.shared:
             return self._curve(0).over(within)
         values = np.empty((len(positions), len(self.window.bases)))
         for i in np.unique(index).tolist():
@@ -291,22 +303,22 @@ class _Cycles(Curve):
 
     def _curve(self, index: int) -> Curve:
         """The curve of one cycle, a run of its own; equal cycles share it."""
-        grow, decay = exact(self.cycle.grow), self.cycle.decay
-        index = 0 if grow == 1 and decay == 1 else index
-        if index not in self.known:
-            window, length = self.window, self.length * grow**index
+        key = self.shared or index
+        if key not in self.known:
+            index = 0 if self.shared else index
+            window, length = self.window, self.length * exact(self.cycle.grow) ** index
             inner = _within(
                 window,
                 begin=Fraction(0),
                 end=length,
                 run=RunLength(total_steps=length, steps_per_epoch=window.run.steps_per_epoch),
-                bases=tuple(base * decay**index for base in window.bases),
+                bases=tuple(base * self.cycle.decay**index for base in window.bases),
                 before=None,
                 after=None,
                 notes=window.notes if index == 0 else [],
             )
-            self.known[index] = Moved(lay(self.cycle.of, inner), Hold(math.ceil(length * window.denominator)))
-        return self.known[index]
+            self.known[key] = lay(self.cycle.of, inner)  # clamped at its end, as every curve is
+        return self.known[key]
 
 
 def _within(window: Window, **changes: Any) -> Window:
