@@ -1,12 +1,13 @@
 """Draws the pictures of curves.md from the YAML that stands in it.
 
-Blocks of YAML belong to the next picture. The first comment of a block is its label; a comment ``# groups: [...]`` gives
+Blocks of YAML belong to the next picture; its title may be ``"side by side"`` (axes for each block) or ``"the first N
+steps"``. The first comment of a block is its label; a comment ``# groups: [...]`` gives
 the base values of the groups (by default one group of 1), any other ``# NAME: [...]`` the values of a metric after each
 epoch. Every picture carries a hash of its blocks, so that one that is out of date is found without drawing.
 
     python docs/draw_curves.py            draws every picture that is missing or out of date, and removes others
     python docs/draw_curves.py --all      draws every picture
-    python docs/draw_curves.py --check    draws nothing: evaluates every block and checks that every picture fits its blocks
+    python docs/draw_curves.py --check    draws nothing: evaluates every block, checks that every picture fits them
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from lightning_solver import SolverSpec
 PAGE = Path(__file__).with_name("curves.md")
 FOLDER = Path(__file__).with_name("curves")
 STEPS, EPOCHS = 1000, 10
-_STYLE = "3"  # raise it when the drawing changes, so that every picture is drawn anew
+_STYLE = "4"  # raise it when the drawing changes, so that every picture is drawn anew
 
 _PART = re.compile(
-    r"^(?P<indent> *)```yaml\n(?P<yaml>.*?)^ *```|!\[[^\]]*\]\(curves/(?P<name>[\w-]+)\.png(?P<panels> \"side by side\")?\)",
+    r"^```yaml\n(?P<yaml>.*?)^```|"
+    r"!\[[^\]]*\]\(curves/(?P<name>[\w-]+)\.png"
+    r"(?: \"(?P<panels>side by side)?(?:the first (?P<steps>\d+) steps)?\")?\)",
     re.DOTALL | re.MULTILINE,
 )
 _LIST = re.compile(r"^# (\w+): (\[.*\])$", re.MULTILINE)
@@ -46,12 +49,14 @@ class Line:
 
     Args:
         option: The option whose values it shows.
-        label: What it is called; may be empty.
+        label: What its block is called; may be empty.
+        group: Which group it is of, where there are several.
         values: The value at each step.
     """
 
     option: str
     label: str
+    group: str
     values: np.ndarray[Any, Any]
 
 
@@ -99,9 +104,13 @@ class Block:
                 option, groups, total_steps=STEPS, steps_per_epoch=STEPS // EPOCHS, metrics=lists or None
             )
             for i, group in enumerate(groups):
-                name = f"{group:g}" if isinstance(group, (int, float)) else ", ".join(f"{k} {v:g}" for k, v in group.items())
-                words = [self.label] * bool(self.label) + [f"group of {name}"] * (len(groups) > 1)
-                yield Line(option, ": ".join(words), values[:, i])
+                name = (
+                    f"{group:g}"
+                    if isinstance(group, (int, float))
+                    else ", ".join(f"{k} {v:g}" for k, v in group.items())
+                )
+                name = name.removeprefix(f"{option} ")
+                yield Line(option, self.label, f"base {name}" if len(groups) > 1 else "", values[:, i])
 
     def _planned(self) -> Iterator[Line]:
         from torch import nn
@@ -111,7 +120,7 @@ class Block:
         for option in plan.curves:
             values = plan.curve(option)
             for i, group in enumerate(plan.groups):
-                yield Line(option, {"default": "head"}.get(group.name, group.name), values[:, i])
+                yield Line(option, self.label, {"default": "head"}.get(group.name, group.name), values[:, i])
 
 
 @dataclass(frozen=True)
@@ -122,11 +131,13 @@ class Picture:
         name: Name of its file, without ending.
         blocks: What it shows.
         panels: Whether each block has axes of its own.
+        steps: How many steps it shows, from the first on.
     """
 
     name: str
     blocks: tuple[Block, ...]
     panels: bool
+    steps: int
 
     @property
     def path(self) -> Path:
@@ -136,7 +147,7 @@ class Picture:
     @property
     def hash(self) -> str:
         """A hash of all that it is drawn from."""
-        text = "\n".join([_STYLE, str(self.panels), *(block.text for block in self.blocks)])
+        text = "\n".join([_STYLE, str(self.panels), str(self.steps), *(block.text for block in self.blocks)])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def fits(self) -> bool:
@@ -155,13 +166,14 @@ def pictures(text: str) -> list[Picture]:
     for part in _PART.finditer(text):
         where = f"curves.md:{text.count(chr(10), 0, part.start()) + 1}"
         if part["yaml"] is not None:
-            blocks.append(Block(part["yaml"].replace(f"\n{part['indent']}", "\n"), where))
+            blocks.append(Block(part["yaml"], where))
             continue
         if not blocks:
             raise ValueError(f"{where}: {part['name']}.png has no block of YAML above it")
         if part["name"] in {picture.name for picture in found}:
             raise ValueError(f"{where}: {part['name']}.png stands there twice")
-        found.append(Picture(part["name"], tuple(blocks), part["panels"] is not None))
+        steps = int(part["steps"] or STEPS)
+        found.append(Picture(part["name"], tuple(blocks), part["panels"] is not None, steps))
         blocks = []
     if blocks:
         raise ValueError(f"{blocks[0].where}: no picture shows this block")
@@ -187,15 +199,18 @@ def draw(picture: Picture) -> None:
         for axis in grid[len(axes_of) :]:
             axis.remove()
         for axis, ((_, option), lines) in zip(grid, axes_of.items()):
-            _draw_lines(axis, lines, one=len(axes_of) == 1)
-            if len(axes_of) == 1:
+            _draw_lines(axis, lines, picture.steps, one=len(axes_of) == 1)
+            if len(axes_of) > 1:
+                axis.set_title(lines[0].label if picture.panels and lines[0].label else option)
+            if len(options) == 1 and axis.get_subplotspec().is_first_col():
                 axis.set_ylabel(option)
-            else:
-                axis.set_title(lines[0].label.split(": group of")[0] if picture.panels and lines[0].label else option)
-                if len(options) == 1 and axis.get_subplotspec().is_first_col():
-                    axis.set_ylabel(option)
             if axis.get_subplotspec().is_last_row():
                 axis.set_xlabel("step")
+        labels = grid[0].get_legend_handles_labels()
+        if len(labels[0]) > 1:
+            place = {"loc": "outside lower center", "ncols": len(labels[0])} if len(axes_of) > 1 else {"loc": "best"}
+            where = figure if len(axes_of) > 1 else grid[0]
+            where.legend(*labels, fontsize=7, frameon=False, handlelength=2.4, labelspacing=0.3, **place)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
     note = PngImagePlugin.PngInfo()
@@ -205,21 +220,25 @@ def draw(picture: Picture) -> None:
     image.save(picture.path, optimize=True, pnginfo=note)
 
 
-def _draw_lines(axis: Any, lines: list[Line], one: bool) -> None:
+def _draw_lines(axis: Any, lines: list[Line], steps: int, one: bool) -> None:
     """Lines that lie on each other are told apart by their dashes."""
     dashes = ["-", (0, (4, 1.5)), (0, (1.5, 1)), "-.", (0, (6, 1, 1, 1, 1, 1))]
     for i, line in enumerate(lines):
-        label = line.label if one else line.label.split(": ")[-1]
-        axis.plot(line.values, label=label or None, linewidth=1.5, linestyle=dashes[i % 5] if len(lines) > 1 else "-")
-    top = max(float(line.values.max()) for line in lines)
-    axis.set_ylim(min(-0.04 * top, axis.get_ylim()[0]), max(1.06 * top or 1.0, axis.get_ylim()[1]))
-    axis.set_xlim(-10, STEPS + 10)
-    axis.set_xticks(range(0, STEPS + 1, 200 if one else 500))
+        words = [line.label] * (one and len({line.label for line in lines}) > 1) + [line.group]
+        label = ": ".join(filter(None, words))
+        marks = {"drawstyle": "steps-post", "marker": "."} if steps <= 50 else {}
+        style = dashes[i % 5] if len(lines) > 1 else "-"
+        axis.plot(line.values[:steps], label=label or None, linewidth=1.5, linestyle=style, **marks)
+    low, high = (float(f(f(line.values[:steps]) for line in lines)) for f in (min, max))
+    if not 0.5 * high < low < high:  # what hardly moves, such as a momentum, is shown from near by
+        low = 0.0
+    margin = 0.05 * (high - low) or 1.0
+    axis.set_ylim(min(low - margin, axis.get_ylim()[0]), max(high + margin, axis.get_ylim()[1]))
+    axis.set_xlim(-0.01 * steps, 1.01 * steps)
+    axis.set_xticks(np.arange(0, steps + 1, steps // (5 if one else 2)))
     axis.yaxis.set_major_formatter("{x:g}")
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1:
-        axis.legend(fontsize=7, frameon=False, loc="best", handlelength=2.4, labelspacing=0.3)
 
 
 def faults(found: list[Picture]) -> list[str]:
@@ -243,7 +262,11 @@ def main(arguments: list[str] | None = None) -> int:
             block.lines()
     if given.check:
         wrong = faults(found)
-        print("\n".join([*wrong, f"{sum(len(p.blocks) for p in found)} blocks, {len(found)} pictures, {len(wrong)} faults"]))
+        print(
+            "\n".join(
+                [*wrong, f"{sum(len(p.blocks) for p in found)} blocks, {len(found)} pictures, {len(wrong)} faults"]
+            )
+        )
         return 1 if wrong else 0
     stale = [picture for picture in found if given.all or not picture.fits()]
     for picture in stale:

@@ -30,12 +30,30 @@ from lightning_solver.durations import exact
         ("100%", 100, "%"),
         ("0.1", Fraction(1, 10), "st"),
         ("007", 7, "st"),
+        ("64ba", 64, "ba"),
+        ("4096sp", 4096, "sp"),
+        ("1/3ba", Fraction(1, 3), "ba"),
+        ("2.5sp", Fraction(5, 2), "sp"),
     ],
 )
 def test_parse(text, value, unit):
     duration = Duration.parse(text)
     assert duration == Duration(((Fraction(value), unit),))
     assert type(duration.terms[0][0]) is Fraction
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("5ep+100st", ((5, "ep"), (100, "st"))),
+        ("5ep+100", ((5, "ep"), (100, "st"))),
+        ("30%-1st", ((30, "%"), (-1, "st"))),
+        ("100-1/3ep", ((100, "st"), (Fraction(-1, 3), "ep"))),
+        ("1ep-2ba+3sp", ((1, "ep"), (-2, "ba"), (3, "sp"))),
+    ],
+)
+def test_parse_a_sum(text, terms):
+    assert Duration.parse(text) == Duration(terms)
 
 
 BAD = [
@@ -74,6 +92,16 @@ BAD = [
     "nan",
     "inf",
     "\N{ARABIC-INDIC DIGIT FIVE}",
+    "5ep+",
+    "5ep++3",
+    "5ep+-3",
+    "5ep - 3",
+    "5ep +3st",
+    "-1+5ep",
+    "5ep*2",
+    "5ep100st",
+    "64bat",
+    "4tok",
     True,
     False,
     5.0,
@@ -92,7 +120,7 @@ def test_parse_refuses(text):
         Duration.parse(text, "x.until")
 
 
-@pytest.mark.parametrize("text", ["110%", "100.1%", "301/3%"])
+@pytest.mark.parametrize("text", ["110%", "100.1%", "301/3%", "110%-20%"])
 def test_parse_refuses_more_than_the_whole_run(text):
     message = f"x.until: is more than the whole run; got {text!r}; give at most 100%"
     with pytest.raises(SolverError, match=re.escape(message)):
@@ -111,6 +139,9 @@ def test_parse_refuses_more_than_the_whole_run(text):
         ("10%", "10%"),
         ("100000000000ep", "100000000000ep"),
         ("0.0001ep", "0.0001ep"),
+        ("5ep+100", "5ep+100st"),
+        ("30.0%-1", "30%-1st"),
+        ("1/3ba+2/4sp", "1/3ba+0.5sp"),
     ],
 )
 def test_str_is_the_shortest_exact_form(text, written):
@@ -177,6 +208,83 @@ def test_exact(number, fraction):
 @settings(max_examples=50, deadline=None)
 def test_exact_finds_the_fraction_that_a_float_came_from(fraction):
     assert exact(float(fraction)) == fraction
+
+
+# ------------------------------------------------------------------ sums, batches and samples
+
+
+FULL = RunLength(total_steps=100, steps_per_epoch=Fraction(25, 2), batches_per_step=4, samples_per_step=256)
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("64ba", 16),
+        ("1ba", Fraction(1, 4)),
+        ("4096sp", 16),
+        ("100sp", Fraction(25, 64)),
+        ("30%-1st", 29),
+        ("5ep+100st", Fraction(325, 2)),
+        ("2ep-1ba-64sp", 25 - Fraction(1, 2)),
+        ("100%-100st", 0),
+        ("50%+50%+1", 101),
+    ],
+)
+def test_sums_batches_and_samples_are_exact(text, steps):
+    assert Duration.parse(text).resolve(FULL) == steps
+
+
+def test_epochs_of_a_sum_are_those_from_the_start_of_the_run():
+    run = RunLength(total_steps=20, epoch_ends=[3, 8, 10, 20])
+    assert Duration.parse("2ep+1st").resolve(run) == 9
+    assert Duration.parse("2ep-1ep").resolve(run) == 5  # 8 - 3: not the length of one epoch
+
+
+@pytest.mark.parametrize(("text", "steps"), [("10%-11st", "-1"), ("1-1ep", "-11.5"), ("1ba-1sp-1", "-0.753906")])
+def test_a_negative_sum(text, steps):
+    written = str(Duration.parse(text))
+    message = f"x.until: is negative in this run; got {written}, which is {steps} steps; lengthen the run, or take less"
+    with pytest.raises(SolverError, match=re.escape(message)):
+        Duration.parse(text).resolve(FULL, "x.until")
+
+
+@pytest.mark.parametrize("text", ["10%-10st", "0", "0ep+0ba"])
+def test_a_length_of_nothing(text):
+    message = f"x.every: must be longer than nothing; got '{Duration.parse(text)}'; give a length > 0"
+    with pytest.raises(SolverError, match=re.escape(message)):
+        Duration.parse(text).length(FULL, "x.every")
+    assert Duration.parse(text).resolve(FULL) == 0
+
+
+@pytest.mark.parametrize(("text", "what", "field"), [("64ba", "batches", "ba"), ("5ep-64sp", "samples", "sp")])
+def test_batches_and_samples_that_are_not_known(text, what, field):
+    message = (
+        f"x.until: needs the number of {what} in a step, which is not known; got 64{field}; "
+        f"give RunLength({what}_per_step=...), or write the duration in steps (500st)"
+    )
+    with pytest.raises(SolverError, match=re.escape(message)):
+        Duration.parse(text).resolve(RunLength(total_steps=10, steps_per_epoch=5), "x.until")
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs"), [("5ep", 5), ("1/3ep", Fraction(1, 3)), ("5st", None), ("5ep+1", None), ("1ep+1ep", None)]
+)
+def test_epochs_alone(text, epochs):
+    assert Duration.parse(text).epochs == epochs
+
+
+@given(durations)
+@settings(max_examples=100, deadline=None)
+def test_a_sum_is_the_sum_of_its_terms(duration):
+    alone = [Duration((term,)).resolve(FULL) for term in duration.terms]
+    assert duration.resolve(FULL) == sum(alone)
+    first, *others = duration.terms
+    less = Duration((first, *((-value, unit) for value, unit in others)))
+    if sum(alone[1:]) <= alone[0]:
+        assert less.resolve(FULL) == alone[0] - sum(alone[1:])
+    else:
+        with pytest.raises(SolverError, match="is negative in this run"):
+            less.resolve(FULL)
 
 
 # ------------------------------------------------------------------ what a run does not know
@@ -250,6 +358,7 @@ def test_even_epochs():
         RunLength(total_steps=20, epoch_ends=[5, 8, 20]),
         RunLength(total_steps=20),
         RunLength(steps_per_epoch=4, unknown="why"),
+        FULL,
     ],
 )
 def test_scaled_counts_everything_in_the_other_unit(run):
@@ -261,6 +370,8 @@ def test_scaled_counts_everything_in_the_other_unit(run):
             assert scaled.steps_at_epoch(epoch) == run.steps_at_epoch(epoch) * 3
     else:
         assert not scaled.epochs_known
+    for text in ("7ba", "7sp") if run.batches_per_step else ():
+        assert Duration.parse(text).resolve(scaled) == Duration.parse(text).resolve(run) * 3
 
 
 @pytest.mark.parametrize("total", [0, -1, 2.0, True, "100", float("inf")], ids=repr)

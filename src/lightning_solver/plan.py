@@ -22,7 +22,7 @@ from lightning_solver.schedules.base import Curve, Floats, Window, run_window
 from lightning_solver.schedules.combine import lay_by_group
 from lightning_solver.schedules.curves import Fixed
 from lightning_solver.schedules.plateau import Feed
-from lightning_solver.spec import Rule, SolverSpec, whole_steps
+from lightning_solver.spec import Rule, SolverSpec, refuse_negative, whole_steps
 
 if TYPE_CHECKING:
     from lightning_solver.scheduler import PlanScheduler
@@ -292,6 +292,7 @@ def _checked_curve(
     last = _last_step(run)
     decays = slot.key in ("betas", "momentum")
     seen = curve.over(np.arange(last + 1) if decays else np.array([0, last // 2, last]))
+    refuse_negative(seen, where)
     if decays and seen.max() >= 1:
         what, got = "reaches 1, with which nothing is ever forgotten", f"{seen.max():g}"
         if slot.key == "betas":

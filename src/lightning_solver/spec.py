@@ -298,7 +298,19 @@ class SolverSpec(Plain):
         window = run_window(bases, run, where, own=own, beyond=self.beyond_run, scales=scales, feed=feed)
         curve = lay(schedule, window)
         _play(metrics, feed, run)
-        return curve.over(np.arange(whole_steps(run)))
+        values = curve.over(np.arange(whole_steps(run)))
+        refuse_negative(values, where)
+        return values
+
+
+def refuse_negative(values: Floats, where: str) -> None:
+    """Refuse a curve that goes below 0, as a sum or a chain may.
+
+    Raises:
+        SolverError: It does.
+    """
+    if values.size and values.min() < 0:
+        raise SolverError(where, "goes below 0", got=f"{values.min():g}", do="mend its terms")
 
 
 def _play(metrics: Sequence[float] | Mapping[str, Sequence[float]] | None, feed: Feed, run: RunLength) -> None:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torchvision_stub  # noqa: F401
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import TrainingArguments, get_scheduler

@@ -8,17 +8,7 @@ from torch import nn
 
 from laid import close, over, table
 from lightning_solver import Rule, SolverError, SolverSpec
-from lightning_solver.schedules import (
-    Constant,
-    Cosine,
-    Exponential,
-    Join,
-    Linear,
-    Polynomial,
-    Product,
-    Rex,
-    Tanh,
-)
+from lightning_solver.schedules import Constant, Cosine, Exponential, Join, Linear, Polynomial, Product, Rex, Tanh
 from lightning_solver.schedules.base import Axis
 
 # ------------------------------------------------------------------ levels
@@ -222,23 +212,42 @@ LEVELS += [(shape, name) for shape in (Polynomial, Tanh, Rex) for name in ("star
     ("level", "message"),
     [
         (-0.1, "must not be negative; got -0.1; give a value >= 0"),
-        ({"absolute": -1.0}, "must not be negative; got {'absolute': -1.0}"),
-        ({"optimizer": -1.0}, "must not be negative; got {'optimizer': -1.0}"),
         ({"absolut": 1.0}, "is not a value; got {'absolut': 1.0}; give a factor of the group's base value, {absolute:"),
         ({"absolute": 1.0, "optimiser": 1.0}, "is not a value; got {'absolute': 1.0, 'optimiser': 1.0}"),
         ({}, "is not a value; got {}"),
         ("prev", "is not a value; got 'prev'; give a factor of the group's base value"),
         ("0.1", "is not a value; got '0.1'"),
         (float("nan"), "must be a finite number; got nan"),
-        ({"base": -1.0}, "must not be negative; got {'base': -1.0}"),
-        ({"scaled": -1.0}, "must not be negative; got {'scaled': -1.0}"),
-        ({"base": "1"}, "must be"),
         ("Next", "is not a value; got 'Next'"),
     ],
 )
 def test_bad_levels(shape, name, level, message):
     with pytest.raises(SolverError, match=re.escape(f"{shape.__name__}.{name}: {message}")):
         shape(**{name: level})
+
+
+@pytest.mark.parametrize(("shape", "name"), LEVELS)
+@pytest.mark.parametrize("kind", ["base", "absolute", "scaled", "optimizer"])
+def test_negative_values(shape, name, kind):
+    # only a sum may use them, so that it is found when they are laid
+    message = f"schedules.lr.{name}: is negative; got {{'{kind}': -1.0}}, which is -"
+    with pytest.raises(SolverError, match=re.escape(message)):
+        over(shape(**{name: {kind: -1.0}}), optimizer=OPTIMIZER)
+
+
+@pytest.mark.parametrize(
+    ("level", "message"),
+    [
+        ({"base": "1"}, "Linear.end.base: must be a number; got '1' (str)"),
+        ({"absolute": True}, "Linear.end.absolute: must be a number; got True (bool)"),
+        ([1.0], "Linear.end: must be a number, a text or a mapping; got [1.0] (list)"),
+        (None, "Linear.end: must be a number, a text or a mapping; got None (NoneType)"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_level_at_all(level, message):
+    with pytest.raises(SolverError, match=re.escape(message)):
+        Linear(end=level)
 
 
 # ------------------------------------------------------------------ positions as floats

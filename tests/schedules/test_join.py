@@ -1,17 +1,13 @@
 import math
 import re
-from fractions import Fraction
 
-import numpy as np
 import pytest
-from lightning_solver.schedules.join import lay
 
-from laid import UNEVEN, after, close, laid, notes, over, table
-from lightning_solver import RunLength, SolverError, SolverSpec
-from lightning_solver.schedules import *
+from laid import UNEVEN, close, notes, over
+from lightning_solver import RunLength, SolverError
+from lightning_solver.schedules import Constant, Cosine, Exponential, Join, Linear
 from lightning_solver.schedules.base import run_window
-
-# ------------------------------------------------------------------ Join
+from lightning_solver.schedules.join import lay
 
 
 def test_phases_one_after_another():

@@ -7,16 +7,7 @@ import pytest
 
 from laid import close, laid, over, table
 from lightning_solver import RunLength, SolverError, SolverSpec
-from lightning_solver.schedules import (
-    Constant,
-    Cosine,
-    Exponential,
-    Inverse,
-    Linear,
-    Polynomial,
-    Rex,
-    Tanh,
-)
+from lightning_solver.schedules import Constant, Cosine, Exponential, Inverse, Linear, Polynomial, Rex, Tanh
 from lightning_solver.schedules.base import run_window
 from lightning_solver.schedules.join import lay
 

@@ -256,6 +256,8 @@ def refuse_other_peers(config: Mapping[str, Any], own: str, where: str = "config
     Raises:
         SolverError: A key that another peer's configs have, and none of this one's.
     """
+    if any(mark in config for mark in _MARKS.get(own, ())):
+        return
     for importer, marks in _MARKS.items():
         found = [mark for mark in marks if mark in config]
         if found and importer != own:

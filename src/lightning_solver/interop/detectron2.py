@@ -66,6 +66,13 @@ def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, stri
     Raises:
         SolverError: What detectron2 or fvcore refuse, keys and classes that they do not know, another peer's config,
             and factors below 0.
+
+    Example:
+        >>> imported = from_detectron2({"SOLVER": {"MAX_ITER": 90000, "STEPS": (60000, 80000)}})
+        >>> for phase in imported.spec.schedules["lr"]:
+        ...     print(phase)
+        Linear(start=0.001, end=1.0, until=1000)
+        MultiStep(at=(60000, 80000), gamma=0.1, start=1.0, until=None)
     """
     notes = Notes()
     known = Facts(facts, notes)
@@ -88,15 +95,16 @@ class _Reader:
     def read(self, data: Any) -> list[Schedule]:
         if isinstance(data, Mapping):
             return self._mapping(data)
-        calls = [call for call in read_calls(data, "config") if call.name in _OLD or call.name in _FVCORE]
-        return self._call(_only(calls or read_calls(data, "config"), "config"), "config")
+        calls = read_calls(data, "config")
+        known = [call for call in calls if call.name in (*_OLD, *_FVCORE, "LRMultiplier")]
+        return self._call(_only(known or calls, "config"), "config")
 
     def _mapping(self, data: Mapping[str, Any]) -> list[Schedule]:
-        for key, value in data.items():
-            if key != "SOLVER" and isinstance(value, Mapping) and isinstance(value.get("SOLVER"), Mapping):
-                return self._mapping({**value, **{k: v for k, v in data.items() if k != key}})  # cfg.SOLVER..., _C
         if "SOLVER" in data:
             return self._config(data)
+        for name in ("cfg", "_C"):  # of Python text: cfg.SOLVER.MAX_ITER = 300
+            if isinstance(data.get(name), Mapping):
+                return self._mapping({**data[name], **{key: value for key, value in data.items() if key != name}})
         if "lr_multiplier" in data:
             return self._lazy(data)
         if "param_scheduler" in data and _names_fvcore(data["param_scheduler"]):
@@ -111,8 +119,12 @@ class _Reader:
         if any(key in data for key in _SCHEDULE_KEYS):
             return self._config({"SOLVER": data})
         refuse_other_peers(data, "from_detectron2")
-        if len(data) == 1:
-            return self._call(_only(read_calls(data, "config"), "config"), "config")
+        values = [*data.values(), *(data["calls"] if isinstance(data.get("calls"), list) else [])]
+        known = [
+            value for value in values if isinstance(value, Call) and value.name in (*_OLD, *_FVCORE, "LRMultiplier")
+        ]
+        if known or len(data) == 1:
+            return self._call(_only(known or read_calls(data, "config"), "config"), "config")
         do = "give SOLVER, lr_multiplier or param_scheduler; what a Python file imports is not followed"
         raise SolverError("config", "has no schedule of detectron2", got=f"keys {', '.join(data)}"[:120], do=do)
 
@@ -281,11 +293,11 @@ class _Reader:
             raise SolverError(settings.path("max_iters"), what, got=f"a run of {self.run}", do="make the run shorter")
         curve: Schedule = Polynomial(float(power)) if power else Constant()
         low: Schedule | None = None
-        if floor > 0:
+        if floor > 0 and (power or floor > 1):
             # The class looks at the floor only once the warm-up is over.
             if ramp is None or (power and floor < 1 and total * (1 - floor ** (1 / power)) >= iters):
                 curve = Clip(curve, min=float(floor)) if floor < 1 else Constant(float(floor))
-            elif power or floor > 1:
+            else:
                 low = Constant(float(floor))
         if ramp is not None and low is not None:
             curve = Over(curve, end=total) if isinstance(curve, Polynomial) else curve
@@ -532,10 +544,10 @@ class _Measure:
         """A point or a length: a short percentage, whole steps, or an exact fraction."""
         if share == 0:
             return 0
-        if self.total is None or (self.percent and (share * 10_000).denominator == 1):
+        if self.total is None or (self.percent and share <= 1 and (share * 10_000).denominator == 1):
             return length(share * 100, "%")
         steps = share * self.total
-        if steps.denominator == 1 or not (self.run is None or self.run == self.total):
+        if (steps * 1000).denominator == 1 or share > 1 or not (self.run is None or self.run == self.total):
             return length(steps)
         return length(share * 100, "%")
 
@@ -563,7 +575,7 @@ class _Measure:
             return near
         if self.total is not None and abs(value * self.total - round(value * self.total)) < 1e-9:
             return Fraction(round(value * self.total), self.total)
-        return Fraction(value)
+        return Fraction(str(value))
 
 
 @dataclass(frozen=True)
@@ -644,22 +656,24 @@ class _Scheduler(ABC):
         """What it does from its end to step ``run``."""
         raise self._fails(f"fails at the end of training, while the run has {run} steps")
 
-    def _early(self, view: _View) -> tuple[list[Schedule], _View]:
-        """The steps before the scheduler's own begin, where fvcore's margin makes it come early; and what follows."""
-        if view.first >= view.begin:
-            return [], view
-        first, begin, start = view.measure.step(view.first), view.measure.step(view.begin), self.value(0.0)
-        values = [self.value(view.at(step)) for step in range(first, begin)]
-        if any(value < 0 for value in values):
+    def _with_early(self, view: _View, curve: Schedule) -> list[Schedule]:
+        """The curve, after the steps before its own begin, where fvcore's margin makes the scheduler come early."""
+        measure = view.measure
+        first, begin = measure.step(view.first), measure.step(min(view.begin, view.last))
+        if first >= begin:
+            return view.laid(curve)
+        start, values = self.value(0.0), [self.value(view.at(step)) for step in range(first, begin)]
+        if min(values) < 0:
             what = f"fvcore gives {min(values):g}, below 0, as the scheduler comes before its begin: it is 0 here"
-            view.measure.notes.say(self.where, what)
+            measure.notes.say(self.where, what)
             values = [max(0.0, value) for value in values]
         if all(math.isclose(value, start, rel_tol=1e-10, abs_tol=1e-13) for value in values):
-            values = [start] * min(1, len(values))
-        constants = [Constant(value, until=first + i) for i, value in enumerate(values, 1)]
-        if constants:
-            constants[-1] = Constant(values[-1], until=view.measure.text(view.begin))
-        return list(constants), dataclasses.replace(view, first=view.begin)
+            values = [start]
+        early: list[Schedule] = [Constant(value, until=first + i) for i, value in enumerate(values, 1)]
+        if view.last <= view.begin:
+            return [*early[:-1], Constant(values[-1])]
+        early[-1] = Constant(values[-1], until=measure.text(view.begin))
+        return early + dataclasses.replace(view, first=view.begin).laid(curve)
 
     def _fails(self, what: str) -> SolverError:
         return SolverError(self.where, what, do="make the run as long as the schedule, or choose another one")
@@ -692,8 +706,9 @@ class _Cosine(_Scheduler):
         start, end = _level(self.start, self.where), _level(self.end, self.where)
         if start == end:
             return [Constant(start)]
-        early, view = self._early(view)  # a cosine is even: it comes from where it goes to
-        return early + view.laid(Cosine(start, end))
+        if view.first < view.begin:  # a cosine is even: it comes from where it goes to
+            return self._with_early(view, Cosine(start, end))
+        return view.laid(Cosine(start, end))
 
     def beyond(self, view: _View, run: int) -> list[Schedule]:
         total = view.measure.total
@@ -708,7 +723,10 @@ class _Exponential(_Scheduler):
     decay: float
 
     def value(self, share: float) -> float:
-        return float(self.start * self.decay**share)
+        try:
+            return float(self.start * self.decay**share)
+        except OverflowError:
+            raise self._fails("grows beyond what a float holds") from None
 
     def phases(self, view: _View) -> list[Schedule]:
         if self.decay <= 0:
@@ -716,12 +734,12 @@ class _Exponential(_Scheduler):
         start = _level(self.start, self.where)
         if view.first <= view.begin and (view.first, view.last) != (view.begin, view.end):
             every = view.measure.text(view.end - view.begin)
-            return [Exponential(float(self.decay), every, start * float(self.decay) ** float(view.own(view.first)))]
+            return [Exponential(float(self.decay), every, _level(self.value(float(view.own(view.first))), self.where))]
         return view.laid(Exponential(float(self.decay), start=start))
 
     def beyond(self, view: _View, run: int) -> list[Schedule]:
         every = view.measure.text(view.end - view.begin)
-        return [Exponential(float(self.decay), every, float(self.start * self.decay))]
+        return [Exponential(float(self.decay), every, self.value(1.0))]
 
 
 @dataclass(frozen=True)
@@ -733,10 +751,12 @@ class _Linear(_Scheduler):
         return self.end * share + self.start * (1 - share)
 
     def phases(self, view: _View) -> list[Schedule]:
+        if self.start == self.end:
+            return [Constant(_level(self.start, self.where))]
         before = exact(self.start) + (exact(self.end) - exact(self.start)) * view.own(view.first)
         if view.last > view.end or (view.first < view.begin and before < 0):
-            early, view = self._early(view)
-            return early + view.laid(Linear(_level(self.start, self.where), _level(self.end, self.where)))
+            line = Linear(_level(self.start, self.where), _level(self.end, self.where))
+            return self._with_early(view, line) if view.first < view.begin else view.laid(line)
         return [self._line(view, view.first, view.last)]
 
     def _line(self, view: _View, first: Fraction, last: Fraction) -> Schedule:
@@ -759,6 +779,8 @@ class _Polynomial(_Scheduler):
     power: float
 
     def value(self, share: float) -> float:
+        if share > 1 and self.power % 1:
+            raise self._fails("gives complex numbers beyond the end of training, where it is asked for")
         return float(self.base * (1 - share) ** self.power)
 
     def phases(self, view: _View) -> list[Schedule]:
@@ -822,9 +844,9 @@ class _Stairs(_Scheduler):
             if found >= view.last:
                 break
             if found <= view.first:
-                value = new
+                value, regular = new, False
             elif drops and view.measure.same(found, drops[-1][0]):
-                drops[-1] = (found, new)
+                drops[-1], regular = (found, new), False
             else:
                 drops.append((found, new))
         gamma = _common_ratio([value, *(new for _, new in drops)])
@@ -878,8 +900,9 @@ class _Composite(_Scheduler):
     def phases(self, view: _View) -> list[Schedule]:
         views = [(i, seen) for i, seen in enumerate(self._seen(view)) if not view.measure.same(seen.first, seen.last)]
         found: list[Schedule] = []
-        for i, _ in views:
-            self._own(i, 0.0)  # fails where fvcore does
+        for i, seen in views:
+            if seen.end <= seen.begin:  # or as good as none, but for rounding
+                raise self._fails(f"part {i} has no length, by which fvcore divides")
         for (i, seen), (_, after) in itertools.pairwise(views):
             part = self.parts[i].phases(dataclasses.replace(seen, last=after.first))
             found += [*part[:-1], dataclasses.replace(part[-1], until=view.measure.text(after.first))]  # type: ignore[call-arg]
@@ -892,7 +915,7 @@ class _Composite(_Scheduler):
         first, begin, reached = view.first, Fraction(0), -math.inf
         for i, total in enumerate(self._totals()):
             final = i == len(self.parts) - 1
-            end = Fraction(1) if final else begin + view.measure.share(self.lengths[i])
+            end = Fraction(1) if final else view.measure.share(total)
             reached = max(reached, total)
             last = view.last if final else max(first, view.when(end, functools.partial(_passed, reached)))
             own = (view.point(begin), view.point(end)) if self.rescaled[i] else (view.begin, view.end)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 from lightning_solver.durations import exact
-from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.errors import SolverError, nearest, suggestion
 from lightning_solver.interop.base import (
     HOLD,
     Facts,
@@ -74,7 +74,9 @@ def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     given = Facts(facts, notes)
     data = load(config)
     data = read_python(data) if isinstance(data, str) else data
-    alone = isinstance(data, Mapping) and "policy" in data and "lr_config" not in data
+    if not isinstance(data, Mapping):
+        raise SolverError("config", "must be a mapping", got=repr(data)[:120], do="give a config, or its path")
+    alone = "policy" in data and "lr_config" not in data
     settings = Settings({"lr_config": data} if alone else data, "", notes)
     if not alone:
         _recognise(data)
@@ -88,39 +90,24 @@ def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     if run.last_is_short:
         schedules = {option: _to_last_step(phases, run, per_step) for option, phases in schedules.items()}
     schedules = batches_to_steps(schedules, per_step, notes, "optimizer_config")
-    settings.rest(_why, _KEYS)
+    settings.rest(_KEYS.get, _KEYS)
     return notes.imported(imported_spec(schedules), strict)
 
 
 _OWN = ("lr_config", "momentum_config", "optimizer_config")
+_OTHERS = """
+    auto_scale_lr checkpoint_config cudnn_benchmark custom_imports data data_root dataset_type device dist_params
+    evaluation find_unused_parameters fp16 gpu_ids img_norm_cfg load_from log_config log_level model mp_start_method
+    opencv_num_threads resume_from seed test_cfg test_pipeline train_cfg train_pipeline work_dir workflow
+"""
 _KEYS = {
-    "paramwise_cfg": "parameter groups are not part of the schedules",
+    **dict.fromkeys((*_OWN, "optimizer", "runner", "total_epochs", "total_iters")),
+    **dict.fromkeys(_OTHERS.split(), "is not part of the schedules"),
     "custom_hooks": "hooks are not part of the schedules",
+    "paramwise_cfg": "parameter groups are not part of the schedules",
     "_base_": "is followed only where the config is given as the path of its file",
-    **dict.fromkeys(("lr_config", "momentum_config", "optimizer", "optimizer_config", "runner"), ""),
-    **dict.fromkeys(("total_epochs", "total_iters"), ""),
-    **dict.fromkeys(
-        (
-            *("model", "data", "data_root", "dataset_type", "img_norm_cfg", "train_pipeline", "test_pipeline"),
-            *("evaluation", "checkpoint_config", "log_config", "log_level", "dist_params", "workflow", "load_from"),
-            *("resume_from", "work_dir", "seed", "device", "gpu_ids", "fp16", "cudnn_benchmark", "custom_imports"),
-            *(
-                "auto_scale_lr",
-                "train_cfg",
-                "test_cfg",
-                "opencv_num_threads",
-                "mp_start_method",
-                "find_unused_parameters",
-            ),
-        ),
-        "is not part of the schedules",
-    ),
 }
 """Keys of whole configs, with what to say of those that are not read."""
-
-
-def _why(key: str) -> str | None:
-    return _KEYS.get(key) or None
 
 
 def _recognise(data: Mapping[str, Any]) -> None:
@@ -128,15 +115,15 @@ def _recognise(data: Mapping[str, Any]) -> None:
     if not any(key in data for key in _OWN):
         refuse_other_peers(data, "from_mmcv")
         if not any(key in data for key in _KEYS):
-            do = suggestion("lr_config", data, "keys") if data else "give lr_config"
-            raise SolverError("lr_config", "is missing", got=f"keys {', '.join(map(str, data)) or '(none)'}", do=do)
-    for i, hook in enumerate(data.get("custom_hooks") or ()):
+            names = [str(key) for key in data]
+            do = f"rename {near[0]}" if (near := nearest("lr_config", names)) else "give lr_config"
+            raise SolverError("lr_config", "is missing", got=f"keys {', '.join(names) or '(none)'}", do=do)
+    hooks = data.get("custom_hooks")
+    for i, hook in enumerate(hooks if isinstance(hooks, (list, tuple)) else ()):
         name = str(hook.get("type")) if isinstance(hook, Mapping) else ""
         if name.endswith(("LrUpdaterHook", "MomentumUpdaterHook")):
             do = "write it as lr_config or momentum_config"
-            raise SolverError(
-                f"custom_hooks[{i}]", "schedules made by a hook of their own are not read", got=name, do=do
-            )
+            raise SolverError(f"custom_hooks[{i}]", "makes a schedule that is not read", got=name, do=do)
 
 
 # ------------------------------------------------------------------ the run
@@ -157,10 +144,9 @@ class _Run:
 
     def whole_share(self, share: Fraction, unit: str) -> bool:
         """Whether a share of the run is surely a whole number of iterations, or of epochs."""
-        total = self.total(unit)
-        known = (
-            self.epochs if total is None and unit == "st" else total
-        )  # a whole epoch is a whole number of iterations
+        known = self.total(unit)
+        if known is None and unit == "st":
+            known = self.epochs  # a whole number of epochs is one of iterations
         return share in (0, 1) or (known is not None and (share * known).denominator == 1)
 
 
@@ -192,6 +178,9 @@ def _run(settings: Settings, facts: Facts, per_step: Any, notes: Notes) -> _Run:
     lengths = {"ep": (settings, "total_epochs"), "st": (settings, "total_iters")}
     lengths |= {unit: (runner, key) for unit, key in (("ep", "max_epochs"), ("st", "max_iters")) if key in runner}
     said = {unit: _whole(place, key) for unit, (place, key) in lengths.items()}
+    given = [key for key in ("max_epochs", "max_iters") if runner.take(key) is not None]
+    if len(given) == 2:
+        raise SolverError("runner.max_iters", "is given beside max_epochs", got=str(said["st"]), do="give one of them")
     default = "IterBasedRunner" if said["st"] is not None and said["ep"] is None else "EpochBasedRunner"
     name = str(runner.take("type", default))
     name = str(facts.get("runner") or name)
@@ -199,21 +188,29 @@ def _run(settings: Settings, facts: Facts, per_step: Any, notes: Notes) -> _Run:
     if by_epochs and "Epoch" not in name and name != "Runner":
         do = suggestion(name, ("EpochBasedRunner", "IterBasedRunner"))
         raise SolverError("runner.type", "is not known", got=name, do=do)
+    if given == ["max_iters" if by_epochs else "max_epochs"]:
+        do = f"give {'max_epochs' if by_epochs else 'max_iters'}"
+        raise SolverError(f"runner.{given[0]}", f"is not what {name} counts", got=repr(runner.take(given[0])), do=do)
     runner.rest()
 
-    per_epoch, batches, epochs = facts.get("iters_per_epoch"), facts.get("total_batches"), facts.get("epochs")
-    steps = facts.get("total_iters")
-    if batches is None and steps is not None:
-        batches = steps * per_step
+    per_epoch, steps, batches = (facts.get(key) for key in ("iters_per_epoch", "total_iters", "total_batches"))
+    epochs, counted = None, said["st"]
     if by_epochs:
-        if epochs is None and batches is not None and per_epoch and exact(batches) % exact(per_epoch) == 0:
-            epochs = exact(batches) / exact(per_epoch)
+        epochs, known = facts.get("epochs"), batches
+        if known is None and steps is not None:
+            known = steps * per_step
+        if epochs is None and known is not None and per_epoch and exact(known) % exact(per_epoch) == 0:
+            epochs = exact(known) / exact(per_epoch)
         epochs = _agreed(said["ep"], epochs, lengths["ep"], "epochs", f"max_epochs={said['ep']}", notes)
-        if batches is None and epochs is not None and per_epoch is not None:
-            batches = epochs * per_epoch
+        counted = None if epochs is None or per_epoch is None else int(epochs * per_epoch)
+    if batches is None and steps is not None:
+        fits = counted is not None and math.ceil(counted / exact(per_step)) == steps
+        batches = counted if fits else steps * per_step
+    if by_epochs:
+        batches = counted if batches is None else batches
     else:
-        steps = None if said["st"] is None else math.ceil(said["st"] / exact(per_step))
-        batches = _agreed(said["st"], batches, lengths["st"], "iterations", f"max_steps={steps}", notes)
+        trainer = f"max_steps={math.ceil((said['st'] or 0) / exact(per_step))}"
+        batches = _agreed(said["st"], batches, lengths["st"], "iterations", trainer, notes)
     total = None if batches is None else int(batches)
     optimizer = settings.take("optimizer")
     optimizer_class = facts.get("optimizer") or (optimizer.get("type") if isinstance(optimizer, Mapping) else None)
@@ -312,18 +309,21 @@ def _schedule(option: str, config: Any, where: str, run: _Run, facts: Facts, not
         raise SolverError(data.path("policy"), f"is not a policy of MMCV for the {option}", got=repr(name), do=do)
     read, keys = policies[name]
     own = (*_COMMON, *keys, *(("warmup_by_epoch",) if option == "lr" else ()))
-    for key in map(str, config):
+    for key, value in config.items():
         if key not in own:
-            do = "give it as momentum_config" if "momentum" in key and option == "lr" else suggestion(key, own, "keys")
-            raise SolverError(data.path(key), f"is not a setting of {name} in MMCV", got=repr(config[key]), do=do)
+            do = suggestion(str(key), own, "keys")
+            do = "give it in momentum_config" if option == "lr" and "momentum" in str(key) else do
+            raise SolverError(data.path(str(key)), f"is not a setting of {name} in MMCV", got=repr(value), do=do)
     whole_cycle = name in ("Cyclic", "OneCycle")
     by_epoch = data.flag("by_epoch", not whole_cycle and (run.by_epochs or option == "momentum"))
     if by_epoch and whole_cycle:
         raise SolverError(data.path("by_epoch"), f"{name} moves with every iteration", got="True", do="leave it out")
+    stays = by_epoch and not run.by_epochs
+    run = replace(run, last_is_short=False) if stays else run
     policy = _Policy(option, data, "ep" if by_epoch else "st", run, facts, notes)
     curve = read(policy)
     warmed = _warmed(curve, policy)
-    if by_epoch and not run.by_epochs:
+    if stays:
         notes.say(data.path("by_epoch"), f"an IterBasedRunner never gets to it: the {option} stays as it is")
         return Constant()
     return warmed
@@ -356,23 +356,17 @@ def _warmed(curve: Phases, policy: _Policy) -> Phases:
     until = length(count, "ep" if by_epoch else "st")
     ramp: Schedule
     if inverse:
-        policy.notes.say(
-            data.path("warmup"), f"MMCV divides the momentum by its warm-up: it begins at 1/{ratio:g} of it"
-        )
-        ratio, divisor = exact(ratio), exact(count)
-        start = float(1 / ratio)
-        if kind == "linear":
-            ramp = Inverse(every=length(divisor * ratio / (1 - ratio)), start=start, until=until)
-        else:
-            ramp = (
-                Constant(start, until=until) if kind == "constant" else Exponential(start=start, end=1.0, until=until)
-            )
-    elif kind == "linear":
-        ramp = Linear(start=float(ratio), until=until)
-    elif kind == "constant":
-        ramp = Constant(float(ratio), until=until)
+        what = f"MMCV divides the momentum by its warm-up: it begins at 1/{ratio:g} of its value"
+        policy.notes.say(data.path("warmup"), what)
+    start = float(1 / exact(ratio) if inverse else ratio)
+    if kind == "constant":
+        ramp = Constant(start, until=until)
+    elif kind == "exp":
+        ramp = Exponential(start=start, end=1.0, until=until)
+    elif inverse:  # 1 / (r + (1 - r) t / W)
+        ramp = Inverse(every=length(exact(count) * exact(ratio) / (1 - exact(ratio))), start=start, until=until)
     else:
-        ramp = Exponential(start=float(ratio), end=1.0, until=until)
+        ramp = Linear(start=start, until=until)
     return Warmup(ramp=ramp, of=curve, meets="multiply")
 
 
@@ -399,9 +393,8 @@ def _step(policy: _Policy) -> Phases:
         curve = drops([step], gamma, unit)
     if not least:
         return curve
-    policy.notes.say(
-        data.path(f"min_{policy.option}"), "is the same for all groups, and raises those that begin below it"
-    )
+    what = "is the same for all groups, and raises those that begin below it"
+    policy.notes.say(data.path(f"min_{policy.option}"), what)
     return Clip(curve, min=absolute(least))
 
 
@@ -416,7 +409,7 @@ def drops(points: Sequence[int | float], gamma: float, unit: str) -> Phases:
     """
     if not points:
         return Constant()
-    later = sorted({point for point in points if point > 0})
+    later = sorted({point for point in points if point > 0})[: None if gamma > 0 else 1]
     if gamma > 0 and len(later) == len(points):
         return MultiStep([length(point, unit) for point in later], gamma=gamma)
     values = [gamma ** sum(point < end for point in points) for end in [*later, math.inf]]
@@ -483,7 +476,14 @@ def _cooldown(policy: _Policy) -> Phases:
 
 def _times(level: Level, factor: float) -> Level:
     assert not isinstance(level, str)
-    return {kind: value * factor for kind, value in level.items()} if isinstance(level, dict) else level * factor
+    if isinstance(level, dict):
+        return {kind: _product(value, factor) for kind, value in level.items()}
+    return _product(level, factor)
+
+
+def _product(*factors: float | Fraction) -> float:
+    """What a human gets: 1e-5 times 0.1 is 1e-6."""
+    return float(math.prod(map(exact, factors)))
 
 
 def _flat_cosine(policy: _Policy) -> Phases:
@@ -492,7 +492,7 @@ def _flat_cosine(policy: _Policy) -> Phases:
         raise policy.error("start_percent", "must be a float from 0.0 to 1.0", share)
     part, cosine, until = exact(share), Cosine(end=policy.floor()), None
     if policy.run.whole_share(part, policy.unit):
-        until = policy.until(part)
+        until = policy.until(part) if 0 < part < 1 else None
     elif policy.total is None and (policy.unit == "st" or not policy.run.by_epochs):
         _note_rounding(policy, "start_percent")
         until = policy.until(part)
@@ -508,8 +508,8 @@ def _flat_cosine(policy: _Policy) -> Phases:
 
 
 def _note_rounding(policy: _Policy, key: str) -> None:
-    what = "MMCV rounds this point to a whole iteration, which is known only with facts iters_per_epoch and epochs"
-    policy.notes.say(policy.data.path(key), f"{what}: here it may lie up to one iteration beside it")
+    what = "MMCV rounds this point of the run to a whole iteration; give facts total_iters to have it rounded here"
+    policy.notes.say(policy.data.path(key), what)
 
 
 def _restart(policy: _Policy) -> Phases:
@@ -528,9 +528,8 @@ def _restart(policy: _Policy) -> Phases:
     least = end["absolute"] if isinstance(end, dict) else end
     assert isinstance(least, (int, float))
     if total is None:
-        policy.notes.say(
-            data.path("periods"), f"are made for at most {length(whole, policy.unit)}; MMCV fails after that"
-        )
+        most = f"{float(whole):g} {'epochs' if policy.unit == 'ep' else 'iterations'}"
+        policy.notes.say(data.path("periods"), f"are made for at most {most}; MMCV fails after that")
     if len(pairs) > 1 and len({p for p, _ in pairs}) == 1 and all(w == 1 for _, w in pairs):
         times = len(pairs) if total is None else None
         return policy.stairs(Cycle(Cosine(end=end), every=length(pairs[0][0], policy.unit), times=times))
@@ -540,11 +539,11 @@ def _restart(policy: _Policy) -> Phases:
         passed += period
         start: Level = float(weight)
         if weight != 1 and isinstance(end, dict):
-            start = {"base": float(weight), "absolute": (1 - weight) * least}
+            start = {"base": float(weight), "absolute": _product(1 - exact(weight), least)}
         elif weight != 1:
-            start = weight + (1 - weight) * least
+            start = float(exact(weight) + (1 - exact(weight)) * exact(least))
         phases.append(Cosine(start, end, until=None if passed == whole == total else length(passed, policy.unit)))
-    return policy.stairs(phases if total is not None else [*phases, HOLD])
+    return policy.stairs(simple(phases if total is not None else [*phases, HOLD]))
 
 
 def _numbers(policy: _Policy, key: str, default: list[float] | None) -> list[float]:
@@ -597,10 +596,10 @@ def _cyclic(policy: _Policy) -> Phases:
         return [shape(end=ratio, until=peak), shape(start=ratio, end=end, until=stop)]
 
     if gamma == 1 and times > 1:
-        assert neat or cycle is not None
         peak = length(peak_at * 100, "%") if neat or cycle is None else length(peak_at * cycle)
         whole = even and not policy.run.last_is_short
-        return Cycle(phases(1.0, peak, None), every=length(Fraction(100, times), "%") if whole else length(cycle))
+        every = length(Fraction(100, times), "%") if whole else length(cycle)
+        return Cycle(simple(phases(1.0, peak, None)), every=every)
 
     def point(place: Fraction) -> int | str | None:
         """The point of the run after so many cycles."""
@@ -621,9 +620,8 @@ def _target_ratio(policy: _Policy) -> tuple[float, float]:
     if isinstance(ratio, list):
         policy.notes.say(policy.data.path("target_ratio"), "is read as a tuple; MMCV takes no list")
     if not isinstance(values, (list, tuple)) or len(values) not in (1, 2) or not all(map(_is_number, values)):
-        raise policy.error(
-            "target_ratio", "must be a float, or a tuple of one or two numbers", ratio, "write (10, 1e-4)"
-        )
+        what = "must be a float, or a tuple of one or two numbers"
+        raise policy.error("target_ratio", what, ratio, "write 10.0, or (10, 1e-4)")
     if min(values) < 0:
         raise policy.error("target_ratio", "must not be negative", ratio)
     return float(values[0]), float(values[1] if len(values) == 2 else values[0] / 1e5)
@@ -646,7 +644,8 @@ def _one_cycle_lr(policy: _Policy) -> Phases:
     data.needed("max_lr")
     peaks = _of_groups(policy, "max_lr", (int, float))
     policy.notes.say(data.path("max_lr"), "sets the learning rate of every group, whatever the optimiser's own is")
-    return _one_cycle(policy, [(peak / divisor, peak, peak / divisor / last) for peak in peaks], total)
+    first, least = 1 / exact(divisor), 1 / exact(divisor) / exact(last)
+    return _one_cycle(policy, [(_product(peak, first), peak, _product(peak, least)) for peak in peaks], total)
 
 
 def _one_cycle_momentum(policy: _Policy) -> Phases:
@@ -671,9 +670,8 @@ def _of_groups(policy: _Policy, key: str, numbers: tuple[type, ...], default: fl
         value = value[name]
         numbers = ()
     many = isinstance(value, list)
-    if not (many and value and all(map(_is_number, value))) and (
-        not isinstance(value, numbers) or isinstance(value, bool)
-    ):
+    good = value and all(map(_is_number, value)) if many else _is_number(value) and isinstance(value, numbers)
+    if not good:
         raise policy.error(key, "must be a number, or a list of one for each group", value)
     groups = policy.facts.get("base_lr")
     if many and isinstance(groups, (list, tuple)) and len(groups) != len(value):
@@ -704,6 +702,7 @@ def _one_cycle(policy: _Policy, values: list[tuple[float, float, float]], steps:
     while ends[0][0] * size - ends[0][1] < 0:  # a phase that is over before the run
         begin, at = (ends[0][0], Fraction(ends[0][1])), ends[0][2]
         ends = ends[1:]
+    explicit = explicit or begin[0] > 0
     used = [i for i, (f, minus, _) in enumerate(ends) if f * size - minus >= size - 1]
     ends = ends[: used[0] + 1]
 
@@ -717,6 +716,8 @@ def _one_cycle(policy: _Policy, values: list[tuple[float, float, float]], steps:
         result: list[Schedule] = []
         start = at
         for f, minus, end in ends:
+            if f == 1 and knots[start] == knots[end]:
+                return [*result, Constant(absolute(knots[end]))]
             point = until(f - begin[0], minus - begin[1])
             result.append(shape(start=absolute(knots[start]), end=absolute(knots[end]), until=point))
             start = end

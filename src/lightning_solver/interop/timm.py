@@ -35,7 +35,7 @@ from lightning_solver.schedules import (
     Constant,
     Cosine,
     Cycle,
-    Function,
+    Exponential,
     Inverse,
     Linear,
     MultiStep,
@@ -440,7 +440,7 @@ def _jitter(source: _Source, shares_of: float | None = None) -> _Jitter | None:
         whole = 1 if shares_of is None else shares_of
         ticks = source.ticks(whole)
         points.append((exact(bound) * source.units(whole), None if ticks is None else math.ceil(bound * ticks)))
-    if len(points) > 1 and points[1][0] <= max(points[0][0], 0):
+    if len(points) > 1 and points[1][0] <= max(points[0][0], Fraction(0)):
         return None
     law: Any = {"distribution": "uniform"} if uniform else {"std": float(std)}
     noise = Noise(limit=float(limit), seed=int(seed), every=source.clock.tick, **law)
@@ -470,7 +470,8 @@ class _Parts:
         phases, even = tuple(self.body), self.even
         if ramp.length:
             line, even = ramp.line(clock, self.aim), False
-            if ramp.prefix or (len(phases) == 1 and isinstance(phases[0], (Constant, MultiStep))):
+            alone = len(phases) == 1 and isinstance(phases[0], (Constant, MultiStep))  # wherever it begins
+            if ramp.prefix or (alone and self.meets == "beneath"):
                 phases = (line, *phases)
             else:
                 phases = (Warmup(ramp=line, of=simple(phases), meets=self.meets),)
@@ -488,9 +489,8 @@ def _scaled(value: float) -> Level:
 
 def _between(base: float, floor: float, left: float) -> Level:
     """``floor + (base - floor) * left``, where ``base`` is a factor of the group's base value."""
-    if not floor or left == 1:
-        return base * left
-    return {"base": base * left, "scaled": floor * (1.0 - left)} if base * left else _scaled(floor)
+    level = {"base": base * left, "scaled": floor * (1.0 - left)}
+    return level if level["base"] and level["scaled"] else level["base"] or _scaled(level["scaled"])
 
 
 # ------------------------------------------------------------------ cosine, tanh, poly
@@ -544,32 +544,42 @@ class _Curve:
             return Linear(start=start, end=end, until=until)
         return Polynomial(power=self.power, start=start, end=end, time_power=self.time_power, until=until)
 
-    def left(self, x: float) -> float:
-        """How much of the way to ``lr_min`` is left where ``x`` of a cycle has passed."""
-        if self.kind == "cosine":
-            return 0.5 * (1.0 + math.cos(math.pi * x**self.time_power))
-        if self.kind == "tanh":
-            return 0.5 * (1.0 - math.tanh(self.lower * (1.0 - x) + self.upper * x))
-        return float(max(1.0 - x**self.time_power, 0.0) ** self.power)
-
     def bound(self, cycle: int) -> Fraction:
         """Where a cycle begins, in units from the beginning of the curve."""
         mul = exact(self.mul)
         return self.t * (cycle if mul == 1 else (mul**cycle - 1) / (mul - 1))
 
-    def place(self, t: float) -> tuple[int, float]:
-        """The cycle that timm takes ``t`` to be in, and how much of it has passed."""
-        assert self.span is not None
-        if self.mul == 1:
-            cycle = int(t // self.span)
-            return cycle, (t - self.span * cycle) / self.span
-        cycle = math.floor(math.log(1 - t / self.span * (1 - self.mul), self.mul))
-        begin = (1 - self.mul**cycle) / (1 - self.mul) * self.span
-        return cycle, (t - begin) / (self.mul**cycle * self.span)
+    def asked(self, t: float) -> tuple[int, float]:
+        """What timm works out for ``t``: the cycle, and how much of the way to ``lr_min`` is left.
 
-    def late(self, clock: _Clock) -> dict[int, float]:
-        """The cycles that timm begins one ``t`` late, for rounding, and how much of the one before is past there."""
-        found: dict[int, float] = {}
+        Raises:
+            ValueError: It works out a complex number, by a time that rounding has made negative.
+        """
+        span, mul, power = self.span, self.mul, self.time_power
+        assert span is not None
+        if mul == 1:
+            cycle = int(t // span)
+            now, whole = t - span * cycle, span
+        else:
+            cycle = math.floor(math.log(1 - t / span * (1 - mul), mul))
+            now, whole = t - (1 - mul**cycle) / (1 - mul) * span, mul**cycle * span
+        if cycle >= self.limit:
+            return cycle, 0.0
+        if self.kind == "tanh":
+            passed = now / whole
+            return cycle, 0.5 * (1.0 - math.tanh(self.lower * (1.0 - passed) + self.upper * passed))
+        passed = now**power / whole**power
+        left = passed if isinstance(passed, complex) else (1.0 - passed) ** self.power
+        if isinstance(left, complex):
+            raise ValueError
+        return cycle, left if self.kind == "poly" else 0.5 * (1.0 + math.cos(math.pi * passed))
+
+    def odd(self, clock: _Clock) -> dict[int, Level | None]:
+        """The cycles at whose beginning rounding gives timm another value than the base rate, and that value.
+
+        It is ``None`` where timm fails there.
+        """
+        found: dict[int, Level | None] = {}
         if self.span is None or clock.ticks is None or (self.mul == 1 and float(self.span).is_integer()):
             return found
         for cycle in range(1, min(self.limit, _MOST) + 1):
@@ -577,18 +587,27 @@ class _Curve:
             if not clock.after(self.bound(cycle)) or ticks > 10**7:
                 break
             if ticks.denominator == 1:
-                taken_for, passed = self.place(int(ticks))
-                if taken_for < cycle:
-                    found[cycle] = passed
+                try:
+                    taken_for, left = self.asked(int(ticks))
+                except ValueError:
+                    found[cycle] = None
+                    continue
+                if taken_for < cycle or (taken_for == cycle < self.limit and abs(left - self.top) > 1e-11):
+                    found[cycle] = _between(float(self.decay**taken_for), self.floor, left)
         return found
+
+    @property
+    def top(self) -> float:
+        """How much of the way to ``lr_min`` is left at the beginning of a cycle: nearly all with tanh."""
+        return 0.5 * (1.0 - math.tanh(self.lower)) if self.kind == "tanh" else 1.0
 
     def phases(self, clock: _Clock, begin: Fraction) -> list[Schedule]:
         """The curve from ``begin`` on, and what comes after it."""
-        late, floor = self.late(clock), Constant(_scaled(self.floor))
+        odd, floor = self.odd(clock), Constant(_scaled(self.floor))
         if self.limit < 1:
             return [floor]
-        if late or (self.limit > 1 and (self.mul < 1 or self.decay == 0)):
-            return self.one_by_one(clock, begin, late)
+        if odd or (self.limit > 1 and (self.mul < 1 or self.decay == 0)):
+            return self.one_by_one(clock, begin, odd)
         if self.limit > 1:
             grow = int(self.mul) if float(self.mul).is_integer() else float(self.mul)
             every = length(self.t, clock.unit)
@@ -600,22 +619,22 @@ class _Curve:
         rest = [HOLD if self.reaches else floor] if clock.after(end) else []
         return [self.shape(until=None if clock.run == end else clock.text(end)), *rest]
 
-    def one_by_one(self, clock: _Clock, begin: Fraction, late: Mapping[int, float]) -> list[Schedule]:
+    def one_by_one(self, clock: _Clock, begin: Fraction, odd: Mapping[int, Level | None]) -> list[Schedule]:
         """Every cycle as phases of their own, where no :class:`Cycle` says it."""
         phases: list[Schedule] = []
         for cycle in range(min(self.limit, _MOST) + 1):
             first, last = begin + self.bound(cycle), begin + self.bound(cycle + 1)
             if not clock.after(first):
                 break
-            if cycle in late:
-                left = _between(float(self.decay ** (cycle - 1)), self.floor, self.left(late[cycle]))
-                phases.append(Constant(left, until=clock.text(first, 1)))
+            instead = odd.get(cycle)
+            if instead is not None:
+                phases.append(Constant(instead, until=clock.text(first, 1)))
             if cycle == self.limit:
                 phases.append(Constant(_scaled(self.floor)))
                 break
             start = float(self.decay**cycle)
             shape = self.shape(start, until=clock.text(last))
-            if cycle in late:
+            if instead is not None:
                 shape = Over(self.shape(start), begin=clock.text(first), end=clock.text(last), until=clock.text(last))
             phases.append(shape)
         return phases
@@ -648,28 +667,40 @@ def _curve_parts(curve: _Curve, source: _Source, ramp: _Ramp) -> _Parts:
     clock = source.clock
     if curve.lower >= curve.upper:
         raise SolverError(source.path("lb"), "must be below ub", got=f"{curve.lower:g}", do="swap them")
-    if curve.mul < 1 and clock.run is not None:
-        vanished = ramp.offset + curve.t / (1 - exact(curve.mul))
-        if vanished <= clock.run - Fraction(1, clock.ticks or 1):
+    aims = curve.kind == "tanh" and ramp.length > 0 and not ramp.prefix
+    if curve.mul < 1:
+        vanished, last = ramp.offset + curve.t / (1 - exact(curve.mul)), Fraction(0)
+        if clock.run is not None:
+            last = clock.run - Fraction(1, clock.ticks or 1)
+        if ((last > ramp.length or not ramp.length) and last >= vanished) or (aims and ramp.length >= vanished):
             what = f"shrinks the cycles to nothing by {clock.text(vanished)}, where timm fails"
             do = "shorten the run, or give at least 1"
             raise SolverError(source.path("cycle_mul"), what, got=repr(curve.mul), do=do)
-    if curve.limit > 1 and curve.late(clock):
-        what = "timm finds the cycle by a logarithm, whose rounding begins some cycles one late: they are written out"
+    odd = curve.odd(clock)
+    if odd:
+        what = f"timm's rounding gives the first {_each(clock)} of some cycles another value: they are written out"
         source.say("cycle_mul", what)
+    if clock.run is not None and None in odd.values():
+        what = "timm fails where a cycle begins, as rounding makes the time negative that has passed"
+        do = "give other lengths, or a whole k_decay"
+        raise SolverError(source.path("cycle_mul"), what, got=repr(curve.mul), do=do)
     parts = _Parts(curve.phases(clock, ramp.offset))
     if not ramp.length and (curve.limit < 1 or (curve.kind == "tanh" and 1 + math.tanh(curve.lower) > 1e-13)):
-        each = "epoch" if clock.stairs else "update"
-        source.say("t_initial", f"the first {each} has the base rate itself, as timm asks for the curve after it only")
+        source.say(
+            "t_initial", f"the first {_each(clock)} has the base rate itself, as timm asks for the curve after it only"
+        )
         return replace(parts, first=True)
-    if curve.kind != "tanh" or not ramp.length or ramp.prefix:
+    if not aims:
         return parts
     meet = None if clock.ticks is None else ramp.length * clock.ticks
-    if meet is None or meet.denominator == 1:
+    if meet is None or (meet.denominator == 1 and ramp.length < curve.t):
         return replace(parts, meets="interpolate")
-    cycle, passed = curve.place(float(meet))  # the value there lies between two steps
-    left = curve.left(passed) if cycle < curve.limit else 0.0
+    cycle, left = curve.asked(float(meet))  # where no step is, or the run may be over
     return replace(parts, aim=_between(float(curve.decay**cycle), curve.floor, left))
+
+
+def _each(clock: _Clock) -> str:
+    return "epoch" if clock.stairs else "update"
 
 
 # ------------------------------------------------------------------ step, multistep
@@ -707,8 +738,9 @@ def _multistep_parts(source: _Source, ramp: _Ramp) -> _Parts:
     if not counts or gamma == 1:
         return _Parts([Constant()], even=True)
     even, points = all(source.units(milestone).denominator == 1 for milestone in milestones), list(counts)
-    each = "epoch" if clock.stairs else "update"
-    source.say("decay_t", f"timm drops one {each} before a milestone: the first time at {points[0]}, counted from 0")
+    source.say(
+        "decay_t", f"timm drops one {_each(clock)} before a milestone: the first time at {points[0]}, counted from 0"
+    )
     if gamma and list(counts.values()) == list(range(1, len(counts) + 1)):
         return _Parts([MultiStep(at=tuple(points), gamma=gamma)], even=even)
     levels = [float(gamma**drops) for drops in (0, *counts.values())]
@@ -718,23 +750,6 @@ def _multistep_parts(source: _Source, ramp: _Ramp) -> _Parts:
 # ------------------------------------------------------------------ warm-up, stable, decay
 
 
-def exp_decay(n: int, length: int, ratio: float, rising: bool = False) -> float:
-    """Timm's ``exp`` decay: ``(ratio ** x - ratio) / (1 - ratio)`` with ``x = n / length``; from 1 to 0, then 0.
-
-    Args:
-        n: How many have passed.
-        length: Of how many.
-        ratio: Between 0 and 1.
-        rising: Whether to give what is missing to 1.
-
-    Example:
-        >>> [round(exp_decay(n, 2, 0.25), 4) for n in range(4)]
-        [1.0, 0.3333, 0.0, 0.0]
-    """
-    left = (ratio ** min(n / length, 1.0) - ratio) / (1.0 - ratio)
-    return float(1.0 - left if rising else left)
-
-
 @dataclass(frozen=True)
 class _Stable:
     """A stable phase and a decay, after a warm-up.
@@ -742,9 +757,9 @@ class _Stable:
     Args:
         t: Length of both in units.
         decay: Length of the decay in units; ``None`` where it is no part of them.
-        ticks: Length of the decay in ``t``, if known.
         floor: ``lr_min``.
         shape: Of the decay.
+        ticks: Length of the decay in ``t``, where that is needed.
         power: Exponent of the stable phase; 0 if it is constant.
         timescale: Of the stable phase, in units.
         time_power: Of a decay by a power.
@@ -753,20 +768,18 @@ class _Stable:
 
     t: Fraction
     decay: Fraction | None
-    ticks: int | None
     floor: float
     shape: str
+    ticks: int = 0
     power: float = 0.0
     timescale: Fraction = Fraction(1)
     time_power: float = 0.5
     ratio: float = 0.1
 
-    def fall(self, clock: _Clock, start: Level, end: Level, until: int | str | None) -> Schedule:
-        """The decay from one level to another, of which one is 0 if it is exponential."""
+    def fall(self, start: Level, end: Level, until: int | str | None) -> Schedule:
+        """The decay from one level to another."""
         if self.shape == "exp":
-            args = {"length": self.ticks, "ratio": self.ratio, **({"rising": True} if end else {})}
-            name = f"{exp_decay.__module__}.{exp_decay.__name__}"
-            return Function(name, every=clock.tick, args=args, start=end or start, until=until)
+            return self.exponential(start, end, until)
         if self.shape == "cosine":
             return Cosine(start=start, end=end, until=until)
         time_power = {"linear": 1.0, "1-sqrt": 0.5}.get(self.shape, self.time_power)
@@ -774,27 +787,42 @@ class _Stable:
             return Linear(start=start, end=end, until=until)
         return Polynomial(start=start, end=end, time_power=time_power, until=until)
 
+    def exponential(self, start: Level, end: Level, until: int | str | None) -> Schedule:
+        """``end + (start - end) * (ratio ** x - ratio) / (1 - ratio)``, as an exponential and a constant."""
+        moving: dict[str, float] = {}
+        still: dict[str, float] = {}
+        for kind in ("base", "scaled"):
+            first, last = _part(start, kind), _part(end, kind)
+            if first != last:
+                moving[kind] = (first - last) / (1.0 - self.ratio)
+            if last != first * self.ratio:
+                still[kind] = (last - first * self.ratio) / (1.0 - self.ratio)
+        return Sum((Exponential(gamma=self.ratio, start=moving), Constant(still)), until=until)
+
     def phases(self, clock: _Clock, begin: Fraction) -> list[Schedule]:
         """What follows the warm-up: ``stable * decay + lr_min * (1 - decay)``."""
         end = begin + self.t
-        turn = clock.text(end, -(self.ticks or 0)) if self.decay is None else clock.text(end - self.decay)
+        turn = clock.text(end, -self.ticks) if self.decay is None else clock.text(end - self.decay)
         until = None if clock.run == end else clock.text(end)
         more, steady = clock.after(end) and until is not None, self.decay is None or self.decay < self.t
         floor = _scaled(self.floor)
 
-        def decaying(start: Level, last: Level) -> Phases:
+        def decaying(start: Level, last: Level) -> list[Schedule]:
             still = [Constant(start, until=turn)] if steady else []
-            return simple([*still, self.fall(clock, start, last, until), *([HOLD] if more else [])])
+            held = Constant(last) if self.shape == "exp" else HOLD  # rounding leaves a little of the exponential
+            return [*still, self.fall(start, last, until), *([held] if more else [])]
 
-        if not self.power and not (self.floor and self.shape == "exp"):
-            phases = decaying(1.0, floor)
-            return [phases] if isinstance(phases, Schedule) else list(phases)
-        main = decaying(1.0, 0.0)
-        if self.power:
-            main = Product((Inverse(every=length(self.timescale, clock.unit), power=self.power), main))
-        if self.floor:
-            main = Sum((main, decaying(0.0, floor)))
-        return [main] if isinstance(main, Schedule) else list(main)
+        if not self.power:
+            return decaying(1.0, floor)
+        slower = Inverse(every=length(self.timescale, clock.unit), power=self.power)
+        main = Product((simple(decaying(1.0, 0.0)), slower))
+        return [Sum((main, simple(decaying(0.0, floor))))] if self.floor else [main]
+
+
+def _part(level: Level, kind: str) -> float:
+    """What a level says of ``base`` or ``scaled``."""
+    named = level if isinstance(level, dict) else {"base": level}
+    return float(named.get(kind, 0.0))
 
 
 def _stable_parts(stable: _Stable, source: _Source, ramp: _Ramp, bases: Sequence[float] | None) -> _Parts:
@@ -822,12 +850,9 @@ def _class_stable(source: _Source) -> _Stable:
     _fits(decay, t, source.path("decay_t"))
     stable_fn = settings.choice("stable_fn", ("constant", "rsqrt", "power"), "constant")
     shape = settings.choice("decay_fn", _SHAPES, "1-sqrt")
-    if shape == "exp" and decay != int(decay):
-        raise SolverError(source.path("decay_t"), "must be a whole number", got=repr(decay), do="round it")
     stable = _Stable(
         exact(t),
         exact(decay),
-        math.ceil(decay),
         source.number("lr_min", low=0),
         shape,
         time_power=float(source.positive("decay_power")),
@@ -861,11 +886,11 @@ def _factory_stable(source: _Source, sched: str, prefix: bool, facts: Facts) -> 
     t = source.number("t_initial") - (0 if prefix else source.number("warmup_t"))
     part = exact(decay) * exact(t) if 0 < decay < 1 else exact(decay)
     ticks = None if per is None else round(decay * (t * per) if 0 < decay < 1 else decay * per)
-    if per is None and (part.denominator != 1 or shape == "exp"):
+    if per is None and (part.denominator != 1):
         facts.need("iters_per_epoch", path, "the decay is rounded to updates, for which an epoch's length is needed")
     _fits(float(part) if ticks is None else ticks, t if per is None else t * per, path)
     units = None if ticks is not None and part * exact(per or 1) != ticks else part * source.scale
-    stable = _Stable(source.units(t), units, ticks, source.number("lr_min", low=0), shape)
+    stable = _Stable(source.units(t), units, source.number("lr_min", low=0), shape, ticks or 0)
     return replace(stable, power=0.5, timescale=_timescale(source)) if sched == "rsqrt" else stable
 
 
@@ -889,8 +914,9 @@ def _plateau(source: _Source, monitor: str, ramp: _Ramp, jitter: _Jitter | None)
     phases: tuple[Schedule, ...] = (plateau,)
     if ramp.length:
         line = Staircase(replace(ramp.line(clock), until=None), until=clock.text(ramp.length))
-        own = plateau if ramp.length.denominator == 1 else replace(plateau, start="previous")
-        phases = (line, own)
+        passed = float(math.floor(ramp.length) / ramp.length)  # where the warm-up stops
+        plateau = plateau if passed == 1 else replace(plateau, start=_between(1.0, ramp.start, passed))
+        phases = (line, plateau)
     if jitter is None:
         return simple(phases)
     begin = max(jitter.begin[1] or 0, math.floor(ramp.length) + 1)  # none is drawn during the warm-up

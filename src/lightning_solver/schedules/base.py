@@ -71,6 +71,7 @@ class Window:
         denominator: Positions are counted in units of 1/denominator steps.
         before: The values that the phase before left, one for each group.
         after: Gives the values with which the phase after begins.
+        signed: Whether values may be negative, as in a sum that is not.
         scales: How much the rules have scaled each group; 1 where it is left out.
         feed: Where a schedule that follows a metric puts its tracker; ``None`` where none can stand.
         notes: What is odd but clear is added here.
@@ -87,6 +88,7 @@ class Window:
     denominator: int = 1
     before: tuple[float, ...] | None = None
     after: Callable[[], tuple[float, ...]] | None = None
+    signed: bool = False
     scales: tuple[float, ...] | None = None
     feed: Feed | None = None
     notes: list[str] = field(default_factory=list)
@@ -142,7 +144,7 @@ class Window:
             return self._neighbour(str(level), where)
         if isinstance(level, dict):
             values = self._sum(level, where)
-            if any(value < 0 for value in values):
+            if not self.signed and any(value < 0 for value in values):
                 raise SolverError(where, "is negative", got=f"{level!r}, which is {min(values):g}", do="correct it")
             return values
         assert not isinstance(level, str)
@@ -288,15 +290,17 @@ def level_fields(cls: type[Schedule]) -> list[str]:
 
 
 def _check_level(level: Level, where: str) -> None:
-    forms = "give a factor of the group's base value, {absolute: VALUE}, {optimizer: FACTOR}, previous or next"
+    forms = (
+        "give a factor of the group's base value, {absolute: VALUE}, {scaled: VALUE}, {optimizer: FACTOR}, a sum "
+        "such as {base: FACTOR, absolute: VALUE}, previous or next"
+    )
     if isinstance(level, str):
         if level not in ("previous", "next"):
             raise SolverError(where, "is not a value", got=repr(level), do=forms)
         return
     if isinstance(level, dict) and (not level or level.keys() - {"base", "absolute", "scaled", "optimizer"}):
         raise SolverError(where, "is not a value", got=repr(level), do=forms)
-    numbers = list(level.values()) if isinstance(level, dict) else [level]
-    if len(numbers) == 1 and numbers[0] < 0:
+    if not isinstance(level, dict) and level < 0:
         raise SolverError(where, "must not be negative", got=repr(level), do="give a value >= 0")
 
 

@@ -13,7 +13,7 @@ from lightning_solver.errors import SolverError
 from lightning_solver.schedules.base import Curve, Level, Schedule, Window, level_fields
 from lightning_solver.schedules.curves import Added, Clipped, Fixed, Joined, Multiplied, Split
 from lightning_solver.schedules.join import Join, Phases, lay
-from lightning_solver.schedules.shapes import Constant
+from lightning_solver.schedules.shapes import Constant, Exponential
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Sum(Schedule):
     """Schedules added up.
 
     Args:
-        terms: A schedule or a list of phases each; every one gives a value of its own.
+        terms: A schedule or a list of phases each; every one gives a value of its own, which may be negative
+            (``{base: -0.5}``) as long as the sum is not.
         until: Where the sum ends as a phase.
 
     Example:
@@ -72,8 +73,9 @@ class Sum(Schedule):
             raise self._error("terms", "needs at least two", got=len(self.terms), do="give the schedule by itself")
 
     def lay(self, window: Window) -> Curve:
-        inner = [window.inside(where=f"{window.where}.terms[{i}]", before=None) for i in range(len(self.terms))]
-        return Added(tuple(map(lay, self.terms, inner)))
+        inner = window.inside(before=None, signed=True)
+        wheres = [f"{window.where}.terms[{i}]" for i in range(len(self.terms))]
+        return Added(tuple(lay(term, inner.inside(where=where)) for term, where in zip(self.terms, wheres)))
 
 
 @dataclass(frozen=True)
@@ -131,9 +133,11 @@ class Warmup(Schedule):
             of = (self.of,) if isinstance(self.of, Schedule) else self.of
             return Join((self.ramp, *of)).lay(window)
         curve = lay(self.of, inner)
-        return Joined(
-            tuple(math.ceil(x * window.denominator) for x in (begin, end)), (self._ramp(curve, end, window), curve)
-        )
+        starts = tuple(math.ceil(point * window.denominator) for point in (begin, end))
+        ramp = self._ramp(curve, end, window)
+        if not any(ramp.at(starts[1])) and any(curve.at(starts[1])):
+            window.notes.append(f"{window.where}.ramp: warms up to 0, as {type(self.ramp).__name__}.end says")
+        return Joined(starts, (ramp, curve))
 
     def _ramp(self, curve: Curve, end: Fraction, window: Window) -> Curve:
         def reached() -> tuple[float, ...]:
@@ -141,7 +145,10 @@ class Warmup(Schedule):
 
         ramp = self.ramp
         if self.meets == "interpolate" and not isinstance(ramp, Constant):
-            ramp = dataclasses.replace(ramp, end="next")  # type: ignore[call-arg]
+            changes: dict[str, Any] = {"end": "next"}
+            if isinstance(ramp, Exponential):
+                changes |= {"gamma": None, "every": None}
+            ramp = dataclasses.replace(ramp, **changes)
         return ramp.lay(window.inside(end=end, after=reached, where=f"{window.where}.ramp"))
 
 

@@ -20,6 +20,8 @@ from lightning_solver.schedules.curves import Growth
 class Function(Schedule):
     """A Python function: ``a * function(n)``, where ``n`` counts from 0 how many ``every`` have passed in the phase.
 
+    It is called for no ``n`` that begins at the end of its phase or later; what the last one gave is held.
+
     Args:
         function: Dotted path of the function, ``package.module.name``; in Python the function itself, which has to be
             importable by such a path where the spec is written down. It takes a whole number and returns a factor.
@@ -45,11 +47,13 @@ class Function(Schedule):
 
     def lay(self, window: Window) -> Curve:
         function = self._resolved(f"{window.where}.function")
-        count = window.count(Duration.parse(self.every).length(window.run, f"{window.where}.every"))
+        every = Duration.parse(self.every).length(window.run, f"{window.where}.every")
+        count = window.count(every)
+        last = None if window.end is None else max(math.ceil((window.end - window.begin) / every) - 1, 0)
         factors = [1.0]  # of the cumulative form, as far as they are known
 
         def factor(periods: float) -> float:
-            n = math.floor(periods)
+            n = math.floor(periods) if last is None else min(math.floor(periods), last)
             if not self.cumulative:
                 return self._call(function, n, window)
             while len(factors) <= n:

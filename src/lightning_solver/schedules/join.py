@@ -79,7 +79,7 @@ class _Phases:
                 _note_jump(curves[-1], curve, begin, window, name)
             starts.append(position)
             curves.append(curve)
-            if end is not None:
+            if end is not None and i < len(self.phases) - 1:
                 before = tuple(curve.at(math.ceil(end * window.denominator)))
                 begin = end
         if not curves:

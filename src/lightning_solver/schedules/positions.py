@@ -238,7 +238,7 @@ class Cycle(Schedule):
             passed = end - window.begin
             count = math.ceil(passed / length) if grow == 1 else sum(start < passed for start in starts)
             last = max(count - 1, 0) if last is None else min(last, max(count - 1, 0))
-        return _Cycles(
+        cycles = _Cycles(
             cycle=self,
             window=window.inside(denominator=unit),
             fine=fine,
@@ -250,6 +250,8 @@ class Cycle(Schedule):
             shared="every cycle" if grow == 1 and self.decay == 1 else "",
             length=length,
         )
+        cycles.at(0)  # what does not fit into a cycle is found now
+        return cycles
 
 
 _LONGEST = 10**12  # steps, for a run whose end is not known
