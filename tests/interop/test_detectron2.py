@@ -772,7 +772,7 @@ FVCORE_REFUSED = {
     "LinearParamSchedule(1, 0)": "config: is not a scheduler of fvcore or detectron2; got LinearParamSchedule; did you",
     "LinearParamScheduler(1)": "config.end_value: is missing",
     "LinearParamScheduler(1, 0, 3)": "config: LinearParamScheduler has too many arguments",
-    "LinearParamScheduler(1, end=0)": "config.end: is not an argument of LinearParamScheduler; got 0; did you mean end_value",
+    "LinearParamScheduler(1, end=0)": "config.end_value: is missing",
     "LinearParamScheduler(1, start_value=2, end_value=0)": "config.start_value: is given twice",
     "LinearParamScheduler(1, -0.5)": "config: gives a factor below 0",
     "CosineParamScheduler('1', [])": r"config.end_value: must be a number; got \[\]",

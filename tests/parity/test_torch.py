@@ -18,7 +18,12 @@ from lightning_solver.interop.torch import from_torch
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 RATES = [0.1, 0.01, 0.05]
 MOMENTA = [0.9, 0.95, 0.8]
-KNOWN_LIMITS = ("is not written as a schedule", "torch compares it with the rate that both have made")
+KNOWN_LIMITS = (
+    "is not written as a schedule",
+    "is 0, by which torch divides here",  # where it does not, as no step() is left
+    "must not be negative here",
+    "torch compares it with the rate that both have made",
+)
 
 
 def halves(n):
@@ -57,14 +62,26 @@ def kwargs(name, **fields):
 
 RECURSIVE = [
     kwargs("StepLR", _step_size=counts, gamma=st.sampled_from([0.1, 0.5, 1.0, 1.1, 0.0])),
-    kwargs("MultiStepLR", _milestones=st.lists(st.integers(-1, 40), max_size=5), gamma=st.sampled_from([0.1, 0.5, 0.0])),
+    kwargs(
+        "MultiStepLR", _milestones=st.lists(st.integers(-1, 40), max_size=5), gamma=st.sampled_from([0.1, 0.5, 0.0])
+    ),
     kwargs("ConstantLR", factor=factors, total_iters=st.integers(0, 20)),
-    kwargs("LinearLR", start_factor=factors, end_factor=factors | st.just(0.0), total_iters=st.integers(0, 20) | st.just(4.5)),
+    kwargs(
+        "LinearLR",
+        start_factor=factors,
+        end_factor=factors | st.just(0.0),
+        total_iters=st.integers(0, 20) | st.just(4.5),
+    ),
     kwargs("ExponentialLR", _gamma=st.sampled_from([0.9, 0.5, 1.0, 1.02, 0.0])),
     kwargs("PolynomialLR", total_iters=st.integers(0, 40) | st.just(6.5), power=st.sampled_from([1.0, 0.9, 2.0, 0.0])),
     kwargs("CosineAnnealingLR", _T_max=counts | st.sampled_from([7.5, 60]), eta_min=floors),
     kwargs("MultiplicativeLR", _lr_lambda=each(functions)),
-    kwargs("SWALR", _swa_lr=each(st.sampled_from([0.05, 0.002])), anneal_epochs=st.integers(0, 12), anneal_strategy=st.sampled_from(["cos", "linear"])),
+    kwargs(
+        "SWALR",
+        _swa_lr=each(st.sampled_from([0.05, 0.002])),
+        anneal_epochs=st.integers(0, 12),
+        anneal_strategy=st.sampled_from(["cos", "linear"]),
+    ),
 ]
 CLOSED = [
     kwargs("LambdaLR", _lr_lambda=each(functions)),
@@ -176,7 +193,9 @@ def compare(config, facts, expected, steps, epoch, metrics=None):
             assert any(limit in str(error) for limit in KNOWN_LIMITS), (str(error), config)
         return
     assert not isinstance(expected, Exception), (expected, config, spec.schedules)
-    np.testing.assert_allclose(np.hstack(columns), expected, rtol=1e-9, atol=1e-12, err_msg=f"{config}\n{spec.schedules}")
+    np.testing.assert_allclose(
+        np.hstack(columns), expected, rtol=1e-9, atol=1e-12, err_msg=f"{config}\n{spec.schedules}"
+    )
 
 
 def plain_step(schedulers, i, epoch, by_epoch):
@@ -205,7 +224,12 @@ def test_stepped_together(nodes, epochs, epoch, by_epoch, kind):
     def step(schedulers, i, epoch):
         plain_step(schedulers, i, epoch, by_epoch)
 
-    facts = {"step_on": "epoch" if by_epoch else "step", "total_iters": steps, "iters_per_epoch": epoch, "base_lr": RATES}
+    facts = {
+        "step_on": "epoch" if by_epoch else "step",
+        "total_iters": steps,
+        "iters_per_epoch": epoch,
+        "base_lr": RATES,
+    }
     expected = peer(make, steps, epoch, kind, step)
     compare([written(node) for node in nodes], {**facts, "optimizer": kind}, expected, steps, epoch)
     if len(nodes) == 1 and not isinstance(expected, Exception):
@@ -254,8 +278,6 @@ def test_told_the_epoch(node, epochs, epoch, call):
 
     steps = epochs * epoch
     expected = peer(lambda optimizer: [build(node, optimizer)], steps, epoch, "SGD", step)
-    if node[0] in ("ConstantLR", "LinearLR", "PolynomialLR") and node[1].get("total_iters", 5) < 1:
-        return
     config = {"schedulers": [written(node)], "step_call": f"scheduler.step({call})"}
     facts = {"step_on": "step", "total_iters": steps, "iters_per_epoch": epoch}
     compare(config, facts, expected, steps, epoch)

@@ -176,9 +176,9 @@ def phases(of):
     return of if isinstance(of, list) else [of]
 
 
-def reached(of):
-    """The value of the curve where the warm-up ends, as a factor of the base."""
-    return over(of)[4]
+def reached(of, ramp=RAMPS[0]):
+    """The value of the curve where the warm-up ends, between two steps or not, as a factor of the base."""
+    return over(of)[4] if ramp.until == 4 else over(Shift(of, earlier="1/2"))[3]
 
 
 @pytest.mark.parametrize("of", OFS, ids=repr)
@@ -202,7 +202,7 @@ def test_a_warm_up_beneath_is_a_list_with_the_curve_over_the_whole_run(ramp, of)
 @pytest.mark.parametrize("of", OFS, ids=repr)
 @pytest.mark.parametrize("ramp", RAMPS, ids=repr)
 def test_a_warm_up_that_interpolates_aims_at_the_curve(ramp, of):
-    aimed = ramp if isinstance(ramp, Constant) else dataclasses.replace(ramp, end=reached(of))
+    aimed = ramp if isinstance(ramp, Constant) else dataclasses.replace(ramp, end=reached(of, ramp))
     rows = warmed(ramp, of, "interpolate")
     assert rows.tolist() == close(table([aimed, Over(of, begin=0)], BASES), rel=1e-14)
 

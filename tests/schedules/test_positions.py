@@ -11,6 +11,7 @@ from lightning_solver.schedules import (
     Cycle,
     Linear,
     MultiStep,
+    Noise,
     Over,
     Polynomial,
     Product,
@@ -208,6 +209,13 @@ def test_over_ends_before_or_after_its_phase():
 def test_over_both_points_and_held_outside_of_them():
     values = over(Over([Constant(0.1, until="7/2"), Linear(end=0.5)], begin="3/2", end="15/2"))
     assert values == close([0.1] * 4 + [1 - 0.5 * (i - 3.5) / 4 for i in range(4, 8)][:4] + [0.5] * 2)
+
+
+def test_over_holds_its_first_value_before_it_begins():
+    noise = over(Noise())
+    assert over(Over(Noise(), begin=4)) == [noise[4]] * 4 + noise[4:]
+    curve, _ = laid(Over(Noise(), begin=4))
+    assert [curve.at(i)[0] for i in range(5)] == [noise[4]] * 5
 
 
 def test_over_of_phases_may_be_all_but_done():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lightning_solver.durations import Duration, exact
@@ -71,12 +71,17 @@ class Notes:
         self._unmapped[where] = None
         self.say(where, what)
 
+    def unknown(self, where: str, key: str, owner: str, known: Iterable[str]) -> None:
+        """Note an argument that the peer itself does not know and would refuse."""
+        self.unmapped(where, f"is not mapped: {owner} has no such argument; {suggestion(key, known, 'arguments')}")
+
     def imported(self, spec: SolverSpec, strict: bool) -> Imported:
         """The result, or an error where ``strict`` is asked for and a key is not mapped."""
         unmapped = tuple(self._unmapped)
         if strict and unmapped:
             do = "take it out of the config, or import with strict=False and read the notes"
-            raise SolverError(unmapped[0], "is not mapped", got=f"{len(unmapped)} such keys: {', '.join(unmapped)}", do=do)
+            got = f"{len(unmapped)} such keys: {', '.join(unmapped)}"
+            raise SolverError(unmapped[0], "is not mapped", got=got, do=do)
         return Imported(spec, tuple(self._notes), unmapped)
 
 
@@ -151,10 +156,8 @@ class Settings:
         if value is None:
             return default
         if isinstance(value, str):  # YAML reads 1e-3 as a text
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise SolverError(self.path(key), "must be a number", got=repr(value), do="correct it")
         if low is not None and value < low:
@@ -188,7 +191,7 @@ class Settings:
         """Mark keys that change nothing as read."""
         self._read.update(keys)
 
-    def rest(self, why: Callable[[str], str | None] = lambda key: None, known: Iterable[str] = ()) -> None:
+    def rest(self, why: Callable[[str], str | None] | None = None, known: Iterable[str] = ()) -> None:
         """Note every key that nobody read.
 
         Args:
@@ -200,7 +203,7 @@ class Settings:
             if key not in self._read:
                 close = nearest(key, names, 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
-                self.notes.unmapped(self.path(key), why(key) or f"is not mapped{hint}")
+                self.notes.unmapped(self.path(key), (why(key) if why is not None else None) or f"is not mapped{hint}")
 
 
 # ------------------------------------------------------------------ durations and levels as texts

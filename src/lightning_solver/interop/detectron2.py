@@ -483,16 +483,13 @@ def _arguments(call: Call, where: str, notes: Notes, names: Sequence[str]) -> Se
     """The arguments of a constructor call.
 
     Raises:
-        SolverError: Too many of them, or one that the class does not have.
+        SolverError: Too many of them.
     """
     bound = call.bound(names, where)
     for name in bound:
         if name not in names:
-            do = suggestion(name, names, "arguments")
-            raise SolverError(
-                f"{where}.{name}", f"is not an argument of {call.name}", got=repr(bound[name])[:80], do=do
-            )
-    return Settings(bound, where, notes)
+            notes.unknown(f"{where}.{name}", name, call.name, names)
+    return Settings({name: value for name, value in bound.items() if name in names}, where, notes)
 
 
 def _from_the_start(settings: Settings, key: str) -> None:

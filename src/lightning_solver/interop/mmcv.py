@@ -309,11 +309,10 @@ def _schedule(option: str, config: Any, where: str, run: _Run, facts: Facts, not
         raise SolverError(data.path("policy"), f"is not a policy of MMCV for the {option}", got=repr(name), do=do)
     read, keys = policies[name]
     own = (*_COMMON, *keys, *(("warmup_by_epoch",) if option == "lr" else ()))
-    for key, value in config.items():
+    for key in map(str, config):
         if key not in own:
-            do = suggestion(str(key), own, "keys")
-            do = "give it in momentum_config" if option == "lr" and "momentum" in str(key) else do
-            raise SolverError(data.path(str(key)), f"is not a setting of {name} in MMCV", got=repr(value), do=do)
+            data.ignore(key)
+            notes.unknown(data.path(key), key, f"{name} in MMCV", own)
     whole_cycle = name in ("Cyclic", "OneCycle")
     by_epoch = data.flag("by_epoch", not whole_cycle and (run.by_epochs or option == "momentum"))
     if by_epoch and whole_cycle:

@@ -793,6 +793,8 @@ def _restart(reader: _Reader) -> _Move:
             )
         spans.append((span, factor))
     tops = [reader.base(factor) for _, factor in spans]
+    if run.sign(reader.begin - _END) in (0, 1):
+        return reader.held()
     if reader.once:
         return reader.move(lambda _: [Constant(tops[0])], reader.begin, sets=True, jumps=True, pure=False)
     stop = reader.begin
@@ -808,10 +810,10 @@ def _restart(reader: _Reader) -> _Move:
 
     cycle = _as_cycle(reader, spans[: len(shapes)], shapes, eta)
     final = _until(shapes[-1], None)
-    if cycle is not None:
-        phases = [_until(cycle, until)]
-    elif until is not None and run.sign(last - stop + spans[len(shapes) - 1][0]) == 0:
+    if until is not None and run.sign(last - stop + spans[len(shapes) - 1][0]) == 0:  # held as it restarts
         phases = [*shapes[:-1], Constant(tops[len(shapes) - 1])]
+    elif cycle is not None:
+        phases = [_until(cycle, until)]
     elif over:
         phases = [*shapes[:-1], Over(final, end=run.text(stop), until=until)]
     else:
@@ -841,13 +843,15 @@ def _as_cycle(
 def _one_cycle(reader: _Reader) -> _Move:
     cycle = _OneCycle.read(reader)
     run, begin, tick = reader.run, reader.begin, reader.tick
+    if run.sign(begin - _END) in (0, 1):
+        return reader.held()
     if not any(cycle.highest):
         reader.data.notes.say(reader.data.where, "eta_max is 0, which is its default: the learning rate is 0")
     size = reader.count(cycle.size)
     if reader.once:
         values = [cycle.value(0, float(size or 1), cycle.knots(group)) for group in range(len(cycle.highest))]
-        groups = [Constant(absolute(value)) for value in values]
-        first = groups[0] if len(set(values)) == 1 else PerGroup(tuple(groups))
+        constants = [Constant(absolute(value)) for value in values]
+        first: Schedule = constants[0] if len(set(values)) == 1 else PerGroup(tuple(constants))
         return reader.move(lambda _: [first], begin, sets=True, jumps=True, pure=False)
     stop = begin + cycle.size
     done = run.sign(stop - reader.visible)
@@ -911,7 +915,8 @@ class _OneCycle:
         else:
             size = reader.one * steps
         cycle = cls(reader, values, divide, divide_last, exact(share), cosine, three, size)
-        if cycle.share * cycle.long == 1 and (not reader.idle or reader.begin == _START):
+        begins = reader.begin == _START if reader.idle else reader.run.sign(reader.begin - _END) == -1
+        if cycle.share * cycle.long == 1 and begins:
             raise reader.error("pct_start", "leaves the rise no step, and MMEngine stops with an error", share)
         return cycle
 
@@ -1207,11 +1212,12 @@ def _schedule(readers: Sequence[_Reader], per_step: Any) -> Phases:
 
 
 def _moved(reader: _Reader) -> _Move:
-    read = _KINDS[reader.kind][0]
+    read, run = _KINDS[reader.kind][0], reader.run
     assert read is not None
     if reader.idle and reader.begin != _START:
         return reader.held()
-    return read(reader)
+    move = read(reader)
+    return reader.held() if run.sign(reader.begin - _END) in (0, 1) else move
 
 
 def _in_steps(phases: Phases, run: _Run, per_step: Any, notes: Notes) -> Phases:
@@ -1231,7 +1237,9 @@ def _check_plateaus(plateaus: Sequence[_Reader], moves: Sequence[_Move], run: _R
     for reader in plateaus:
         lowest = reader.data.take("min_value", 0.0)
         first = reader.begin + reader.tick * (int(reader.data.number("patience", 10)) + 1)
-        busy = any(run.sign(move.last - first) in (1, None) for move in moves) or len(plateaus) > 1
+        busy = len(plateaus) > 1 or any(
+            move.after(1.0) != 1 or run.sign(move.last - first) in (1, None) for move in moves
+        )
         if busy and any(lowest if isinstance(lowest, (list, tuple)) else [lowest]):
             what = "limits a value that another scheduler moves at the same time"
             do = "let the other end before the first drop, or give min_value: 0"
@@ -1253,6 +1261,11 @@ def _together(moves: Sequence[_Move], run: _Run, readers: Sequence[_Reader], alo
         return [_chain(moves, run, readers)]
     if not alone:
         return [simple(track) for track in tracks]
+    if len(tracks) == 1 and any(
+        run.sign(later.latest - move.last) is None for move, later in itertools.pairwise(ordered)
+    ):
+        what = "the epochs are taken to be long enough that no scheduler begins before the one before it is done"
+        readers[0].data.notes.say("param_scheduler", what)
     schedule = simple(tracks[0]) if len(tracks) == 1 else _product(tracks)
     return [Staircase(schedule) if bare else schedule]
 
@@ -1297,32 +1310,33 @@ def _rises(phase: Schedule) -> bool:
 def _sequence(moves: Sequence[_Move], run: _Run, bare: bool) -> list[Schedule] | None:
     """Schedulers one after another as a list of phases; ``None`` where they overlap."""
     out: list[Schedule] = []
-    at, held = _START, True
+    at, opened, held = _START, _START, True
     factor: float | None = 1.0
     before: _Move | None = None
     for move in moves:
         sign = run.sign(move.latest - at)
         flexible = move.latest != move.begin
-        if sign == -1 or (sign is None and flexible) or (move.needs_level and factor is None):
+        if sign == -1 or (sign is None and flexible):
             return None
         if sign == 0 and before is not None and move.jumps and move.order < before.order and not before.pure:
             return None
-        start: Level
-        if out and out[-1].until is None and sign == 0 and not flexible:  # a value that lasts no step
-            if not isinstance(out[-1], Constant):
+        start: Level = "previous"
+        waits = bool(out) and out[-1].until is None  # the phase before lasts until something else begins
+        if waits and sign == 0 and isinstance(out[-1], Constant):  # a value that would last no step
+            start = out[-1].value
+            out.pop()
+            factor, held = start if isinstance(start, float) else None, False
+        elif waits and sign == 0 and (not isinstance(out[-1], MultiStep) or run.sign(at - opened) == 0):
+            return None
+        elif factor == 1.0 or not (held and out):
+            if factor is None:
                 return None
-            start = out.pop().value
-            factor = start if isinstance(start, float) else None
-        elif factor == 1.0:
-            start = 1.0
-        elif held and out:
-            start = "previous"
-        elif factor is not None:
             start = factor
-        else:
+        if move.needs_level and factor is None:
             return None
         phases = move.phases(_Found(factor, start))
         if phases:
+            opened = move.latest if waits else at if flexible else move.begin
             if out and out[-1].until is None:
                 out[-1] = _until(out[-1], run.text(move.latest))
             elif sign != 0 and not flexible:
@@ -1342,8 +1356,7 @@ def _sequence(moves: Sequence[_Move], run: _Run, bare: bool) -> list[Schedule] |
         at = move.last if phases or move.jumps else at
         factor, before = move.after(factor), move
     if not out:
-        assert factor is not None
-        return [Constant(factor)]
+        return None if factor is None else [Constant(factor)]
     if out[-1].until is not None and run.sign(at - _END) not in (0, 1):
         assert held or factor is not None
         out.append(Constant(factor) if factor is not None and (factor == 1 or not held) else HOLD)

@@ -1,8 +1,9 @@
-"""Peers' configs as data: mappings, YAML and JSON files, and Python text read for literals and calls, never executed."""
+"""Peers' configs as data: mappings, YAML and JSON files, Python text read for literals and calls, never executed."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import json
 import operator
@@ -125,13 +126,13 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def read_python(text: str, where: str = "config") -> dict[str, Any]:
-    """The assignments of a Python file as data, in order; what is not data becomes :class:`Unread` or :class:`Name`.
+    r"""The assignments of a Python file as data, in order; what is not data becomes :class:`Unread` or :class:`Name`.
 
     Numbers are worked out (``20 * 1252``), names that were assigned before are followed, ``dict(...)`` is a mapping,
     every other call a :class:`Call`. A bare call is kept under the key ``calls``. Nothing is executed.
 
     Example:
-        >>> read_python("epochs = 100\\nlr_config = dict(policy='step', step=[epochs // 2])")
+        >>> read_python("epochs = 100\nlr_config = dict(policy='step', step=[epochs // 2])")
         {'epochs': 100, 'lr_config': {'policy': 'step', 'step': [50]}}
     """
     try:
@@ -156,13 +157,31 @@ def read_python(text: str, where: str = "config") -> dict[str, Any]:
 
 
 def _assign_inside(target: ast.Attribute | ast.Subscript, value: Any, found: dict[str, Any]) -> None:
-    """``optimizer.lr = 0.1`` and ``cfg["lr"] = 0.1``, as LazyConfig files have them."""
-    owner = _value(target.value, found)
-    key = target.attr if isinstance(target, ast.Attribute) else _value(target.slice, found)
-    if isinstance(owner, dict) and isinstance(key, str):
-        owner[key] = value
-    elif isinstance(owner, Call) and isinstance(owner.kwargs, dict) and isinstance(key, str):
-        owner.kwargs[key] = value
+    """``cfg.SOLVER.MAX_ITER = 300`` and ``optimizer["lr"] = 0.1``; owners that are not data yet become mappings."""
+    path: list[Any] = []
+    node: ast.expr = target
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        path.append(node.attr if isinstance(node, ast.Attribute) else _value(node.slice, found))
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return
+    owner: Any = found
+    for key in (node.id, *path[:0:-1]):
+        owner = _inside(owner, key)
+    inside = owner.kwargs if isinstance(owner, Call) else owner
+    if isinstance(inside, (dict, list)):
+        with contextlib.suppress(TypeError, IndexError):  # an index that is not there
+            inside[path[0]] = value
+
+
+def _inside(owner: Any, key: Any) -> Any:
+    """What ``owner`` has under ``key``; a new mapping where that is no data that could hold something."""
+    holder = owner.kwargs if isinstance(owner, Call) else owner
+    if isinstance(holder, dict):
+        if not isinstance(holder.get(key), (dict, list, Call)):
+            holder[key] = {}
+        return holder[key]
+    return holder[key] if isinstance(holder, list) and isinstance(key, int) and key < len(holder) else None
 
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
@@ -189,8 +208,9 @@ def _value(node: ast.expr, found: Mapping[str, Any]) -> Any:
         return found.get(node.id, Name(node.id))
     if isinstance(node, ast.Attribute):
         owner = value(node.value)
-        if isinstance(owner, Mapping) and node.attr in owner:
-            return owner[node.attr]
+        holder = owner.kwargs if isinstance(owner, Call) else owner
+        if isinstance(holder, Mapping) and node.attr in holder:
+            return holder[node.attr]
         return Name(ast.unparse(node))
     if isinstance(node, (ast.UnaryOp, ast.BinOp)):
         return _worked_out(node, found)
@@ -214,6 +234,9 @@ def _worked_out(node: ast.UnaryOp | ast.BinOp, found: Mapping[str, Any]) -> Any:
         return Unread(ast.unparse(node))
 
 
+_NUMBERS: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "round": round}
+
+
 def _call(node: ast.Call, found: Mapping[str, Any]) -> Any:
     function = node.func
     args = tuple(_value(item, found) for item in node.args)
@@ -233,13 +256,15 @@ def _call(node: ast.Call, found: Mapping[str, Any]) -> Any:
         return kwargs
     if name in ("list", "tuple", "set") and len(args) == 1:
         return list(args[0]) if name != "tuple" else tuple(args[0])
-    if name in ("int", "float", "round") and len(args) == 1 and isinstance(args[0], (int, float)):
-        return {"int": int, "float": float, "round": round}[name](args[0])
+    if name in _NUMBERS and len(args) == 1 and isinstance(args[0], (int, float)):
+        return _NUMBERS[name](args[0])
     return Call(name, args, kwargs)
 
 
 def _short(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ast.unparse(node)
+    return (
+        node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ast.unparse(node)
+    )
 
 
 def read_calls(config: Any, where: str) -> list[Call]:
@@ -266,7 +291,9 @@ def read_calls(config: Any, where: str) -> list[Call]:
     if isinstance(config, Mapping):
         for key in ("class_path", "type", "_target_", "name"):
             if key in config:
-                name = config[key] if isinstance(config[key], str) else getattr(config[key], "__name__", repr(config[key]))
+                name = (
+                    config[key] if isinstance(config[key], str) else getattr(config[key], "__name__", repr(config[key]))
+                )
                 rest = {other: value for other, value in config.items() if other != key}
                 inner = rest.pop("init_args", None) or rest.pop("dict_kwargs", None)
                 return [Call(name.rpartition(".")[2], (), inner if isinstance(inner, Mapping) else rest)]

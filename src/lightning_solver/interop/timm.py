@@ -574,6 +574,12 @@ class _Curve:
             raise ValueError
         return cycle, left if self.kind == "poly" else 0.5 * (1.0 + math.cos(math.pi * passed))
 
+    def vanished(self, t: float | Fraction | None) -> bool:
+        """Whether cycles that shrink are over before ``t``, if it is known."""
+        if t is None or self.span is None or self.mul >= 1:
+            return False
+        return 1 - float(t) / self.span * (1 - self.mul) <= 0
+
     def odd(self, clock: _Clock) -> dict[int, Level | None]:
         """The cycles at whose beginning rounding gives timm another value than the base rate, and that value.
 
@@ -655,11 +661,8 @@ def _curve(source: _Source, kind: Any) -> _Curve:
         limit=math.ceil(source.number("cycle_limit", low=0 if kind == "tanh" else None)),
         time_power=1.0 if kind == "tanh" else float(source.positive("k_decay")),
         power=float(source.number("power", low=0)) if kind == "poly" else 1.0,
-        **(
-            {"lower": float(source.number("lb")), "upper": float(source.number("ub"))}
-            if "lb" in source.defaults
-            else {}
-        ),
+        lower=float(source.number("lb")) if kind == "tanh" else -7.0,
+        upper=float(source.number("ub")) if kind == "tanh" else 3.0,
     )
 
 
@@ -668,14 +671,12 @@ def _curve_parts(curve: _Curve, source: _Source, ramp: _Ramp) -> _Parts:
     if curve.lower >= curve.upper:
         raise SolverError(source.path("lb"), "must be below ub", got=f"{curve.lower:g}", do="swap them")
     aims = curve.kind == "tanh" and ramp.length > 0 and not ramp.prefix
-    if curve.mul < 1:
-        vanished, last = ramp.offset + curve.t / (1 - exact(curve.mul)), Fraction(0)
-        if clock.run is not None:
-            last = clock.run - Fraction(1, clock.ticks or 1)
-        if ((last > ramp.length or not ramp.length) and last >= vanished) or (aims and ramp.length >= vanished):
-            what = f"shrinks the cycles to nothing by {clock.text(vanished)}, where timm fails"
-            do = "shorten the run, or give at least 1"
-            raise SolverError(source.path("cycle_mul"), what, got=repr(curve.mul), do=do)
+    meet = None if clock.ticks is None else ramp.length * clock.ticks
+    last = None if clock.run is None or clock.ticks is None else math.ceil((clock.run - ramp.offset) * clock.ticks) - 1
+    warm = not ramp.prefix and last is not None and meet is not None and last < meet  # to the end of the run
+    if (aims and curve.vanished(meet)) or (not warm and curve.vanished(last)):
+        what, do = "shrinks the cycles to nothing, where timm fails", "shorten the run, or give at least 1"
+        raise SolverError(source.path("cycle_mul"), what, got=repr(curve.mul), do=do)
     odd = curve.odd(clock)
     if odd:
         what = f"timm's rounding gives the first {_each(clock)} of some cycles another value: they are written out"
@@ -686,14 +687,12 @@ def _curve_parts(curve: _Curve, source: _Source, ramp: _Ramp) -> _Parts:
         raise SolverError(source.path("cycle_mul"), what, got=repr(curve.mul), do=do)
     parts = _Parts(curve.phases(clock, ramp.offset))
     if not ramp.length and (curve.limit < 1 or (curve.kind == "tanh" and 1 + math.tanh(curve.lower) > 1e-13)):
-        source.say(
-            "t_initial", f"the first {_each(clock)} has the base rate itself, as timm asks for the curve after it only"
-        )
+        what = f"the first {_each(clock)} has the base rate itself, as timm asks for the curve after it only"
+        source.say("t_initial", what)
         return replace(parts, first=True)
     if not aims:
         return parts
-    meet = None if clock.ticks is None else ramp.length * clock.ticks
-    if meet is None or (meet.denominator == 1 and ramp.length < curve.t):
+    if meet is None or (meet.denominator == 1 and ramp.length < curve.t and clock.after(ramp.length)):
         return replace(parts, meets="interpolate")
     cycle, left = curve.asked(float(meet))  # where no step is, or the run may be over
     return replace(parts, aim=_between(float(curve.decay**cycle), curve.floor, left))
@@ -716,7 +715,7 @@ def _step_parts(source: _Source, ramp: _Ramp) -> _Parts:
     if ticks is not None and clock.ticks is not None and Fraction(ticks) > exact(ticks):
         # In floating point the divisor is a little more than it says, so that drops at a whole t come one t late.
         whole = 10**6 if clock.run is None else clock.run * clock.ticks
-        if exact(ticks).numerator < whole:
+        if exact(ticks).numerator < whole or ramp.offset.denominator > 1:
             stair = length(Fraction(math.ceil(Fraction(ticks) * 10**13), 10**13), clock.one)
             source.say("decay_t", "timm's division rounds, so that a drop at a whole number comes one late")
     if gamma:

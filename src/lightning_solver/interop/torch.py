@@ -32,6 +32,7 @@ from lightning_solver.interop.base import (
     length,
     refuse_other_peers,
     simple,
+    single,
 )
 from lightning_solver.interop.reading import Call, Name, Unread, load, read_calls, read_python
 from lightning_solver.plain import import_dotted
@@ -456,12 +457,14 @@ class _Ticks:
         every: Steps or epochs between two calls.
         unit: ``st`` or ``ep``.
         total: How many fit into the run; ``None`` where its length is not known.
-        smooth: Whether the calls are given fractions of an epoch.
+        told: Whether the calls are told the epoch, by which torch takes the closed form.
+        smooth: Whether they are told fractions of it.
     """
 
     every: int
     unit: str
     total: Fraction | None
+    told: bool = False
     smooth: bool = False
 
     def text(self, count: Number) -> int | str:
@@ -483,6 +486,7 @@ class _Phase:
         end: The call with which it ends; ``None`` if it goes on for ever.
         shaped: Whether its form depends on where it ends.
         form: The end by which its form goes, where it is cut off before.
+        jumps: Whether it may jump at the last call before the next one takes over.
         stairs: Whether it changes at calls only, by itself.
         text: How the end is written, where not as a number of steps or epochs.
     """
@@ -491,6 +495,7 @@ class _Phase:
     end: Fraction | None = None
     shaped: bool = False
     form: Fraction | None = None
+    jumps: bool = False
     stairs: bool = False
     text: str | None = None
 
@@ -526,7 +531,7 @@ def _cut(phases: Sequence[_Phase], end: Fraction | None, ticks: _Ticks) -> list[
         if phase.end is not None and phase.end < end:
             kept.append(phase)
             continue
-        form = (phase.form or phase.end) if phase.shaped else None
+        form = (phase.form or phase.end) if phase.shaped or phase.jumps else None
         kept.append(phase if phase.end == end else dataclasses.replace(phase, end=end, form=form))
         break
     return kept
@@ -583,6 +588,7 @@ class _Leaf:
         first_momentum: The momentum at call 0.
         turns: The call at which it leaves its floor again.
         dead: Whether it multiplies by 0 more than once.
+        level: Whether a group has its floor for its base.
         horizon: The call at which the run is expected to end.
         fails: The call at which torch raises.
         counts: Whether it counts its calls, and not the number of the epoch.
@@ -605,6 +611,7 @@ class _Leaf:
     first_momentum: float = 0.0
     turns: Fraction | None = None
     dead: bool = False
+    level: bool = False
     horizon: Fraction | None = None
     horizon_name: str = ""
     fails: tuple[Fraction, str] | None = None
@@ -753,6 +760,8 @@ def _multi_step(args: _Args) -> _Leaf:
         return _found(entry, rate, base).times(gamma ** (at_milestone if entry == "reset" else now))
 
     def phases(at: _At) -> list[_Phase]:
+        if at.ticks.told and now != at_milestone:
+            raise SolverError(args.path("milestones"), "must not be negative here", got=repr(given), do="correct them")
         if not later or gamma == 1:
             return [_constant(at.rate)]
         if gamma == 0:
@@ -770,7 +779,7 @@ def _multi_step(args: _Args) -> _Leaf:
         return [_Phase(drops[0] if len(drops) == 1 else Product(drops), stairs=True)]
 
     def moves(ticks: _Ticks) -> list[_Phase]:
-        return _blips({point: gamma ** later.count(point) for point in set(later)})
+        return _blips({point: gamma ** points.count(point) for point in points if point >= 0})
 
     return _Leaf(
         args.name,
@@ -787,7 +796,8 @@ def _blips(factors: Mapping[int, float]) -> list[_Phase]:
     """A factor at single calls, 1 at all others."""
     phases: list[_Phase] = []
     for point, factor in sorted(factors.items()):
-        phases += [_constant(OWN, Fraction(point)), _constant(OWN.times(factor), Fraction(point + 1))]
+        before = [_constant(OWN, Fraction(point))] if point else []
+        phases += [*before, _constant(OWN.times(factor), Fraction(point + 1))]
     return [*phases, _constant(OWN)]
 
 
@@ -802,6 +812,9 @@ def _constant_lr(args: _Args) -> _Leaf:
         return base.times(factor if total > 0 else 1.0) if entry == "reset" else rate.times(factor)
 
     def phases(at: _At) -> list[_Phase]:
+        if at.ticks.told:
+            full = at.rate if ends else at.rate.times(1.0 / factor)
+            return [_constant(full.times(factor), at.begin + _told(args, exact(total))), _constant(full)]
         if not ends:
             what = "torch compares it with whole numbers > 0: the factor is never taken back"
             args.given.notes.say(args.path("total_iters"), what)
@@ -831,16 +844,16 @@ def _linear(args: _Args) -> _Leaf:
     reached = start if whole == 0 else _short(start + (end - start) * float(whole / total))
 
     def opened(entry: str, rate: _Rate, base: _Rate) -> _Rate:
-        if entry == "reset" and total == 0:
-            raise SolverError(args.path("total_iters"), "is 0, by which torch divides here", got="0", do="correct it")
+        if entry == "reset":
+            _told(args, total)
         return _found(entry, rate, base).times(start)
 
     def phases(at: _At) -> list[_Phase]:
-        first, last = at.rate.times(start), at.rate.times(reached)
-        if first == last or whole == 0:
-            return [_constant(first)]
-        line = Linear(first.level(), last.level())
-        return [_Phase(line, at.begin + whole, shaped=True), _constant(last)]
+        last = _told(args, total) if at.ticks.told else Fraction(whole)
+        line = Linear(at.rate.times(start).level(), at.rate.times(end if at.ticks.told else reached).level())
+        if line.start == line.end or last == 0:
+            return [_Phase(Constant(line.start), stairs=True)]
+        return [_Phase(line, at.begin + last, shaped=True), _Phase(Constant(line.end), stairs=True)]
 
     return _Leaf(
         args.name,
@@ -875,6 +888,13 @@ def _exponential(args: _Args) -> _Leaf:
     return _Leaf(args.name, args.where, phases, factor=lambda k: gamma**k, opened=opened, moves=moves, dead=gamma == 0)
 
 
+def _told(args: _Args, total: Fraction) -> Fraction:
+    """The end of a closed form."""
+    if total == 0:
+        raise SolverError(args.path("total_iters"), "is 0, by which torch divides here", got="0", do="correct it")
+    return total
+
+
 def _polynomial(args: _Args) -> _Leaf:
     total, power = exact(args.number("total_iters", 5, low=0)), args.number("power", 1.0)
     if power < 0:
@@ -885,17 +905,19 @@ def _polynomial(args: _Args) -> _Leaf:
         return float(1 - min(k, whole) / total) ** power if whole else 1.0
 
     def opened(entry: str, rate: _Rate, base: _Rate) -> _Rate:
-        if entry == "reset" and total == 0:
-            raise SolverError(args.path("total_iters"), "is 0, by which torch divides here", got="0", do="correct it")
-        if entry == "stepped" and total > 0:
+        if entry in ("reset", "stepped"):
+            _told(args, total)
+        if entry == "stepped":
             return rate.times(float(total / (total + 1)) ** power)
         return _found(entry, rate, base)
 
     def phases(at: _At) -> list[_Phase]:
-        if not whole or power == 0:
+        last = _told(args, total) if at.ticks.told else Fraction(whole)
+        if not last or power == 0:
             return [_constant(at.rate)]
         curve = _Phase(Polynomial(power, start=at.rate.level()), at.begin + total, shaped=True)
-        return [*_cut([curve], at.begin + whole, at.ticks), _constant(at.rate.times(factor(whole)))]
+        left = _Rate() if last == total else at.rate.times(factor(whole))
+        return [*_cut([curve], at.begin + last, at.ticks), _constant(left)]
 
     return _Leaf(
         args.name, args.where, phases, factor=factor, opened=opened, horizon=total or None, horizon_name="total_iters"
@@ -907,7 +929,7 @@ def _cosine(args: _Args) -> _Leaf:
     if t_max <= 0:
         raise SolverError(args.path("T_max"), "must be > 0", got=repr(args.take("T_max")), do="correct it")
     floor = _Rate(fixed=eta)
-    _note_floor(args, "eta_min", eta)
+    level = _note_floor(args, "eta_min", eta)
 
     def opened(entry: str, rate: _Rate, base: _Rate) -> _Rate:
         if entry != "stepped":
@@ -939,17 +961,24 @@ def _cosine(args: _Args) -> _Leaf:
         factor=lambda k: (1.0 + math.cos(math.pi * k / float(t_max))) / 2.0,
         opened=opened,
         floor=eta,
+        level=level,
         turns=t_max,
         horizon=t_max,
         horizon_name="T_max",
     )
 
 
-def _note_floor(args: _Args, key: str, floor: float) -> None:
-    rates = args.given.facts.get("base_lr")
-    for rate in rates if isinstance(rates, (list, tuple)) else [] if rates is None else [rates]:
+def _note_floor(args: _Args, key: str, floor: float) -> bool:
+    """Note a floor above the rate of a group; whether it is just at one."""
+    for rate in _base_rates(args):
         if rate < floor:
             args.given.notes.say(args.path(key), f"is above the rate {rate:g} of a group, which therefore rises")
+    return floor > 0 and floor in _base_rates(args)
+
+
+def _base_rates(args: _Args) -> Sequence[float]:
+    rates = args.given.facts.get("base_lr")
+    return rates if isinstance(rates, (list, tuple)) else [] if rates is None else [rates]
 
 
 def _restarts(args: _Args) -> _Leaf:
@@ -964,7 +993,11 @@ def _restarts(args: _Args) -> _Leaf:
         cosine = Cosine(at.base.level(), absolute(eta))
         if at.ticks.total == at.begin + first:
             return [_Phase(cosine, at.begin + first, shaped=True), _constant(at.base)]
-        return [_Phase(Cycle(cosine, every=at.ticks.text(first), grow=grow))]
+        start, size = Fraction(0), first
+        while at.stop is not None and at.begin + start < at.stop - 1:
+            start, size = start + size, size * grow
+        jumps = at.stop is not None and at.begin + start == at.stop - 1
+        return [_Phase(Cycle(cosine, every=at.ticks.text(first), grow=grow), jumps=jumps)]
 
     return _Leaf(args.name, args.where, phases, closed_from=0, from_base=True)
 
@@ -976,7 +1009,7 @@ def _lambda(args: _Args) -> _Leaf:
         if at.ticks.smooth:
             what = "is called with fractions of an epoch, and schedules call functions with whole numbers"
             raise SolverError(args.where, what, got=args.name, do="step it once per step or epoch")
-        return [_Phase(Function(function, every=at.ticks.text(1), start=at.base.level()), stairs=True)]
+        return [_Phase(Function(function, every=at.ticks.text(1), start=at.base.level()), jumps=True, stairs=True)]
 
     return _Leaf(args.name, args.where, phases, closed_from=0)
 
@@ -991,7 +1024,7 @@ def _multiplicative(args: _Args) -> _Leaf:
 
     def phases(at: _At) -> list[_Phase]:
         product = Function(function, every=at.ticks.text(1), cumulative=True, start=at.rate.level())
-        return [_Phase(product, stairs=True)]
+        return [_Phase(product, jumps=True, stairs=True)]
 
     def moves(ticks: _Ticks) -> list[_Phase]:
         return [
@@ -1202,7 +1235,11 @@ class _Wave:
         """From ``rest`` to ``crest`` and back."""
         every = ticks.text(self.up + self.down)
         if (self.gamma == 1 and self.function is None) or rest == crest:
-            return _Phase(self._cycle(rest, crest, ticks)) if rest != crest else _constant(_Rate(fixed=rest))
+            return (
+                _Phase(self._cycle(rest, crest, ticks), jumps=not self.down)
+                if rest != crest
+                else _constant(_Rate(fixed=rest))
+            )
         if crest < rest:
             return self._dip(rest, crest, ticks)
         per = every if self.counted == "cycle" else ticks.text(1)
@@ -1217,7 +1254,7 @@ class _Wave:
         else:
             scale = Exponential(every=per, gamma=self.gamma)
         height = Product((self._cycle(0.0, _short(crest - rest), ticks), scale))
-        return _Phase(Sum((Constant(absolute(rest)), height)) if rest else height)
+        return _Phase(Sum((Constant(absolute(rest)), height)) if rest else height, jumps=not self.down)
 
     def _cycle(self, rest: float, crest: float, ticks: _Ticks) -> Cycle:
         up, down = Linear(absolute(rest), absolute(crest)), Linear(absolute(crest), absolute(rest))
@@ -1234,7 +1271,7 @@ class _Wave:
         if self.counted == "cycle":
             args["by_cycle"] = True
         path = f"{__name__}.{dip.__name__}"
-        return _Phase(Function(path, every=ticks.text(1), args=args, start=absolute(rest)), stairs=True)
+        return _Phase(Function(path, every=ticks.text(1), args=args, start=absolute(rest)), jumps=True, stairs=True)
 
 
 def dip(
@@ -1295,6 +1332,7 @@ def _swa(args: _Args) -> _Leaf:
         factor=left,
         opened=opened,
         floor=target,
+        level=target in _base_rates(args),
         closed_from=count,
         first=end,
         counts=True,
@@ -1437,7 +1475,7 @@ class _Single:
         return [self]
 
     def _moved(self, state: _State, entry: str) -> None:
-        self.epoch = max(self.epoch + 1, 0) if self.leaf.closed_from == 0 else self.epoch + 1
+        self.epoch = max(self.epoch + 1, 0) if self.leaf.from_base else self.epoch + 1
         self.count += 1
         self._note(state, entry)
 
@@ -1487,7 +1525,7 @@ class _Together:
         return min((event for node in self.of if (event := node.event()) is not None), default=None)
 
     def active(self) -> list[_Single]:
-        return [single for node in self.of for single in node.active()]
+        return [one for node in self.of for one in node.active()]
 
 
 @dataclass
@@ -1574,7 +1612,7 @@ class _Switch:
         return min(events, default=None)
 
     def active(self) -> list[_Single]:
-        return [single for node in self._now for single in node.active()]
+        return [one for node in self._now for one in node.active()]
 
 
 _Node = _Single | _Together | _OneByOne
@@ -1616,10 +1654,10 @@ def _stretches(node: _Together | _Switch, ticks: _Ticks) -> tuple[list[_Stretch]
     while True:
         count = node.event()
         who = node.active()
-        calls = {id(single): entry for single, entry in state.calls} if begin else {}
+        calls = {id(one): entry for one, entry in state.calls}
         end = None if count is None else Fraction(begin + count)
-        counts = [(single, single.k) for single in who]
-        closed = [i for i, single in enumerate(who) if single.closed]
+        counts = [(one, one.k) for one in who]
+        closed = [i for i, one in enumerate(who) if one.closed]
         found.append(_Stretch(Fraction(begin), end, counts, calls, bool(closed), rate))
         if count is None or (ticks.total is not None and begin + count >= ticks.total):
             return found, state.momentum
@@ -1633,12 +1671,12 @@ def _merged(stretches: Sequence[_Stretch]) -> list[_Stretch]:
     """The stretches without schedulers whose rate another one overwrites, and without switches among those."""
     merged: list[_Stretch] = []
     for stretch in stretches:
-        last = max((i for i, (single, k) in enumerate(stretch.who) if _writes(single, k)), default=0)
+        last = max((i for i, (one, k) in enumerate(stretch.who) if _writes(one, k)), default=0)
         who = stretch.who[last:]
         goes_on = (
             merged
-            and [single for single, _ in merged[-1].who] == [single for single, _ in who]
-            and all(stretch.calls.get(id(single)) != "reset" for single, _ in who)
+            and [one for one, _ in merged[-1].who] == [one for one, _ in who]
+            and all(stretch.calls.get(id(one)) != "reset" for one, _ in who)
             and merged[-1].closed == stretch.closed
         )
         if goes_on:
@@ -1648,8 +1686,8 @@ def _merged(stretches: Sequence[_Stretch]) -> list[_Stretch]:
     return merged
 
 
-def _writes(single: _Single, k: int) -> bool:
-    return single.leaf.closed_from is not None and k >= single.leaf.closed_from
+def _writes(one: _Single, k: int) -> bool:
+    return one.leaf.closed_from is not None and k >= one.leaf.closed_from
 
 
 # ------------------------------------------------------------------ phases
@@ -1674,7 +1712,7 @@ def _momentum(stretches: Sequence[_Stretch], first: float | None, ticks: _Ticks)
     before: _Single | None = None
     since = Fraction(0)
     for stretch in stretches:
-        writers = [(single, k) for single, k in stretch.who if single.leaf.momentum is not None]
+        writers = [(one, k) for one, k in stretch.who if one.leaf.momentum is not None]
         writer, k = writers[-1] if writers else (None, 0)
         if phases and writer is before:
             continue
@@ -1686,7 +1724,7 @@ def _momentum(stretches: Sequence[_Stretch], first: float | None, ticks: _Ticks)
             held = _Phase(HOLD, stairs=True)
             if before is None or begin - 1 == since:
                 held = _constant(_Rate(fixed=first if before is None else before.leaf.first_momentum))
-            phases = [*(_cut(phases, begin - 1, ticks) if begin else ()), held]
+            phases = [*(_cut(_cut(phases, begin, ticks), begin - 1, ticks) if begin else ()), held]
         before, since = writer, begin
     return phases
 
@@ -1697,30 +1735,23 @@ def _phases(
     """The phases of a stretch, and the call with which they begin (one early where they go on from the rate found)."""
     who, begin, stop = stretch.who, stretch.begin, stretch.end
     lead, k = who[0]
+    if odd := [one for one, count in who if count < 0]:
+        raise _inexpressible(odd[0].leaf, "nested so deeply")
     if stretch.closed:
-        first = lead.leaf.phases(_At(ticks, begin - k, OWN, lead.base, stop))
-        if lead.leaf.claims and begin == 0 and stretch.rate not in (None, lead.leaf.first):
-            # torch's CyclicLR begins with the base of a scheduler that was made before it
-            first = [_constant(stretch.rate, Fraction(1)), _over(first, begin, ticks)]
-        if len(who) == 1 and k == 0:
-            return begin, first
-        if lead.leaf.closed_from:  # SWALR that has arrived
-            first = first[1:]
-        elif k:
-            first = [_over(first, begin - k, ticks)]
-        return begin, [_times(first, who[1:], stretch, ticks)] if len(who) > 1 else first
+        return begin, _written_anew(stretch, ticks)
     if stretch.rate is None:
-        resets = [i for i, (single, _) in enumerate(who) if stretch.calls.get(id(single)) == "reset"]
+        resets = [i for i, (one, _) in enumerate(who) if stretch.calls.get(id(one)) == "reset"]
         fresh = [i for i in resets if not who[i][0].leaf.counts and who[i][0].leaf.multiplier is None]
         if not fresh:
             return _going_on(stretch, before, earlier, ticks)
-        single = who[fresh[-1]][0]
-        rate = single.leaf.opened("reset", single.base, single.base)
+        one = who[fresh[-1]][0]
+        rate = one.leaf.opened("reset", one.base, one.base)
         for other, count in who[fresh[-1] + 1 :]:
-            if other.leaf.factor is None or other.leaf.floor or other.leaf.multiplier is not None:
-                raise _inexpressible(other.leaf, "after a switch")
-            left = other.leaf.factor(count - 1)
-            rate = rate.times(other.leaf.factor(count) / left) if left else _Rate()
+            leaf = other.leaf
+            if leaf.factor is None or leaf.floor or leaf.multiplier is not None or leaf.dead:
+                raise _inexpressible(leaf, "after a switch")
+            left = leaf.factor(count - 1)
+            rate = rate.times(leaf.factor(count) / left if left else 1.0)
         stretch.rate = rate
     if len(who) > 1:
         return begin, [_all_together(stretch, ticks)]
@@ -1731,13 +1762,34 @@ def _phases(
     return begin, lead.leaf.phases(_At(ticks, begin, rate, lead.base, stop))
 
 
+def _written_anew(stretch: _Stretch, ticks: _Ticks) -> list[_Phase]:
+    """The phases of a scheduler that writes its rate whatever it finds, and of those that are stepped after it."""
+    begin, ((lead, k), *later) = stretch.begin, stretch.who
+    phases = lead.leaf.phases(_At(ticks, begin - k, OWN, lead.base, stretch.end))
+    if lead.leaf.counts:  # SWALR that has arrived
+        phases = phases[-1:]
+    elif k:
+        if begin < k:
+            raise _inexpressible(lead.leaf, "begun in the middle")
+        phases = [_over(_inner(phases, stretch, ticks), begin - k, ticks)]
+    first = lead.base if lead.leaf.from_base else lead.leaf.first
+    for one, _ in later:
+        first = None if first is None else one.leaf.opened("made", first, one.base)
+    if begin == 0 and stretch.rate not in (None, first):  # another constructor had the last word
+        if later or stretch.rate is None:
+            raise _inexpressible(lead.leaf, "made before one that sets the rate")
+        rest = phases if lead.leaf.counts else [_over(_inner(phases, stretch, ticks), begin, ticks)]
+        phases = [_constant(stretch.rate, Fraction(1)), *rest]
+    return [_times(phases, later, stretch, ticks)] if later else phases
+
+
 def _going_on(
     stretch: _Stretch, before: _Stretch | None, earlier: Sequence[_Phase], ticks: _Ticks
 ) -> tuple[Fraction, list[_Phase]]:
     """A scheduler that takes over from the rate that it finds: SWALR, and MultiplicativeLR at a milestone."""
-    (single, k), *others = stretch.who
-    leaf, begin = single.leaf, stretch.begin
-    reset = stretch.calls.get(id(single)) == "reset"
+    (one, k), *others = stretch.who
+    leaf, begin = one.leaf, stretch.begin
+    reset = stretch.calls.get(id(one)) == "reset"
     if others or before is None or k != (0 if reset else 1):
         raise _inexpressible(leaf, "together with others")
     lone = begin - 1 == before.begin
@@ -1745,7 +1797,7 @@ def _going_on(
         raise _inexpressible(leaf, f"right after {before.who[0][0].leaf.name}")
     found: Level = before.rate.level() if lone and before.rate is not None else _left(earlier, begin - 1)
     held = [_Phase(Constant(found), begin, stairs=True)]
-    phases = leaf.phases(_At(ticks, begin if reset else begin - 1, OWN, single.base, stretch.end))
+    phases = leaf.phases(_At(ticks, begin if reset else begin - 1, OWN, one.base, stretch.end))
     if leaf.multiplier is None:
         first = dataclasses.replace(phases[0].schedule, start="previous" if reset else found)  # type: ignore[call-arg]
         phases[0] = dataclasses.replace(phases[0], schedule=first)
@@ -1773,64 +1825,92 @@ def _over(phases: Sequence[_Phase], begin: Fraction, ticks: _Ticks) -> _Phase:
 
 def _times(first: list[_Phase], later: Sequence[tuple[_Single, int]], stretch: _Stretch, ticks: _Ticks) -> _Phase:
     """A rate that is written anew at every call, times what the schedulers after it do in one call."""
-    factors: list[Phases] = [simple(_written(first, stretch.begin, ticks))]
-    for single, _ in later:
-        if single.leaf.moves is None or stretch.begin:
+    factors: list[Phases] = [simple(_written(_inner(first, stretch, ticks), stretch.begin, ticks))]
+    for one, _ in later:
+        odd = stretch.calls.get(id(one)) not in ("made", "initial")
+        if one.leaf.moves is None or stretch.begin or odd:
             what = f"after {stretch.who[0][0].leaf.name}, which writes the rate anew at every call of step()"
-            raise _inexpressible(single.leaf, what)
-        factors.append(simple(_written(single.leaf.moves(ticks), 0, ticks)))
-    return _Phase(Product(factors), stairs=all(phase.stairs for phase in first))
+            raise _inexpressible(one.leaf, what)
+        factors.append(simple(_written(_inner(one.leaf.moves(ticks), stretch, ticks), 0, ticks)))
+    return _Phase(Product(factors), jumps=True, stairs=all(phase.stairs for phase in first))
 
 
 def _all_together(stretch: _Stretch, ticks: _Ticks) -> _Phase:
     """Several recursive schedulers: a product of their factors, or a chain where one has a floor above 0."""
-    assert stretch.rate is not None
-    who, begin = stretch.who, stretch.begin
-    factors = []
-    for single, k in who:
-        if single.leaf.factor is None or (single.leaf.multiplier is not None and k):
-            raise _inexpressible(single.leaf, "together with others that switch")
-        factors.append(single.leaf.factor(k))
-    if 0 in factors or stretch.rate == _Rate():
-        return _constant(_Rate())
-    rate = stretch.rate.times(1.0 / math.prod(factors))
+    begin, found = stretch.begin, stretch.rate
+    assert found is not None
+    who, factors = [], []
+    for one, k in stretch.who:
+        leaf = one.leaf
+        if leaf.factor is None or (leaf.multiplier is not None and k) or (leaf.dead and begin):
+            raise _inexpressible(leaf, "together with others that switch")
+        factor = leaf.factor(k)
+        if factor == 0 and leaf.turns is not None:
+            raise _inexpressible(leaf, "together with others that switch")
+        if factor or len(stretch.who) == 1:  # LinearLR and PolynomialLR at 0 move nothing any more
+            who.append((one, k))
+            factors.append(factor)
+    if not who or found == _Rate():
+        return _constant(found)
+    stretch = dataclasses.replace(stretch, who=who)
+    rate = found.times(1.0 / math.prod(factors))
     if _needs_chain(stretch, ticks):
         if begin or any(k for _, k in who) or rate != OWN:
-            floored = next((single for single, _ in who if single.leaf.floor), who[0][0])
+            floored = next((one for one, _ in who if one.leaf.floor), who[0][0])
             raise _inexpressible(floored.leaf, "together with others that switch")
-        if dead := [single for single, _ in who if single.leaf.dead]:
+        if dead := [one for one, _ in who if one.leaf.dead]:
             raise _inexpressible(dead[0].leaf, "with gamma 0, beside one that rises again")
+        if level := [one for one, _ in who if one.leaf.level]:
+            raise _inexpressible(level[0].leaf, "with a group that begins at its lowest rate, together with others")
         links: list[Phases] = []
-        for single, _ in who:
-            phases = single.leaf.phases(_At(ticks, begin, OWN, OWN, stretch.end))
-            link = simple(_written(phases, begin, ticks))
+        jumps = False
+        for one, _ in who:
+            phases = one.leaf.phases(_At(ticks, begin, OWN, OWN, stretch.end))
+            jumps = jumps or _jumps(phases, stretch)
+            link = simple(_written(_inner(phases, stretch, ticks), begin, ticks))
             stairs = all(phase.stairs for phase in phases) or not ticks.stairs
             links.append(link if stairs else Staircase(link, every=ticks.text(1)))
-        floors = [absolute(single.leaf.floor) for single, _ in who]
-        return _Phase(Chain(links, floors=floors if any(floors) else ()), stairs=True)
+        floors = [absolute(one.leaf.floor) for one, _ in who]
+        return _Phase(Chain(links, floors=floors if any(floors) else ()), jumps=jumps, stairs=True)
     parts: list[Phases] = []
-    stairs = True
-    for i, (single, k) in enumerate(who):
+    stairs, jumps = True, False
+    for i, (one, k) in enumerate(who):
         own = rate if i == 0 else OWN
         if begin < k:
-            raise _inexpressible(single.leaf, "begun in the middle")
-        phases = single.leaf.phases(_At(ticks, begin - k, own, own, stretch.end))
+            raise _inexpressible(one.leaf, "begun in the middle")
+        phases = one.leaf.phases(_At(ticks, begin - k, own, own, stretch.end))
         stairs = stairs and all(phase.stairs for phase in phases)
+        jumps = jumps or _jumps(phases, stretch)
+        phases = _inner(phases, stretch, ticks)
         parts.append(_over(phases, begin - k, ticks).schedule if k else simple(_written(phases, begin, ticks)))
-    return _Phase(Product(parts), stairs=stairs)
+    whole = Product(parts) if len(parts) > 1 else single(parts[0])
+    return _Phase(whole, jumps=jumps, stairs=stairs)
+
+
+def _inner(phases: Sequence[_Phase], stretch: _Stretch, ticks: _Ticks) -> list[_Phase]:
+    """Phases that stand inside one that ends with a stretch: none is left that takes its form from its end."""
+    inner = _cut(phases, stretch.end, ticks)
+    if inner[-1].form is not None or not inner[-1].shaped:
+        inner[-1] = dataclasses.replace(inner[-1], end=None)
+    return inner
+
+
+def _jumps(phases: Sequence[_Phase], stretch: _Stretch) -> bool:
+    last = None if stretch.end is None else stretch.end - 1
+    return last is not None and any(phase.jumps or phase.end == last for phase in phases)
 
 
 def _needs_chain(stretch: _Stretch, ticks: _Ticks) -> bool:
     """Whether a schedule decays to more than 0, or leaves its 0 again so that what the others did is forgotten."""
-    for single, k in stretch.who:
-        leaf = single.leaf
+    for one, k in stretch.who:
+        leaf = one.leaf
         if leaf.floor:
             return True
         if leaf.turns is None or leaf.turns.denominator != 1:
             continue
         turn = stretch.begin + leaf.turns - k
         ends = [end for end in (ticks.total, stretch.end) if end is not None]
-        others = [(other, count) for other, count in stretch.who if other is not single]
+        others = [(other, count) for other, count in stretch.who if other is not one]
         if ends and min(ends) <= turn + 1:
             continue
         for other, count in others:
@@ -1912,7 +1992,7 @@ def _composite(call: Call, where: str, args: _Args, node: Callable[[Call, str], 
         nodes.append(node(inner, f"{path}[{i}]"))
     if call.name == "ChainedScheduler":
         args.settings.rest()
-        return nodes[0] if len(nodes) == 1 else _Together(nodes, where)
+        return _Together(nodes, where)
     path = args.path("milestones")
     milestones = args.needed("milestones")
     if not isinstance(milestones, (list, tuple)) or len(milestones) != len(nodes) - 1:
@@ -2014,9 +2094,7 @@ def _native(phases: Sequence[_Phase], ticks: _Ticks) -> Phases:
 def _with_horizon(node: _Together | _Switch, ticks: _Ticks, given: _Given) -> _Ticks:
     """Where nothing says how long the run is, it is as long as its last schedulers are made for."""
     last = _stretches(node, ticks)[0][-1]
-    ends = [
-        (last.begin - k + single.leaf.horizon, single.leaf) for single, k in last.who if single.leaf.horizon is not None
-    ]
+    ends = [(last.begin - k + one.leaf.horizon, one.leaf) for one, k in last.who if one.leaf.horizon is not None]
     if not ends:
         return ticks
     end, leaf = max(ends, key=lambda pair: pair[0])
@@ -2035,9 +2113,9 @@ def _check_factor(node: _Together | _Switch, ticks: _Ticks, plateaus: Sequence[P
     """Refuse what does not act as a factor onto other schedules."""
     stretches = _merged(_stretches(node, ticks)[0])
     for stretch in stretches:
-        for single, k in stretch.who:
-            leaf = single.leaf
-            if stretch.closed or leaf.floor or (stretch.begin and stretch.calls.get(id(single)) == "reset"):
+        for one, k in stretch.who:
+            leaf = one.leaf
+            if stretch.closed or leaf.floor or (stretch.begin and stretch.calls.get(id(one)) == "reset"):
                 raise _inexpressible(leaf, "beside schedulers that are stepped at other times or by a metric")
             turn = None if leaf.turns is None or leaf.turns.denominator != 1 else stretch.begin + leaf.turns - k
             if turn is not None and ticks.total is not None and ticks.total > turn + 1:
@@ -2066,7 +2144,7 @@ def _called_with(
     if kind == "epoch" and plus and by_step:
         do = "call it once per epoch"
         raise SolverError("step_call", "gives epoch + 1 after every step", got="step_on: step", do=do)
-    inner = _Ticks(1, "ep", epochs, smooth=kind == "fraction")
+    inner = _Ticks(1, "ep", epochs, told=True, smooth=kind == "fraction")
     inner = _with_horizon(_loop(members, given), inner, given)
     courses = _course(_loop(members, given), inner)
     if plus:

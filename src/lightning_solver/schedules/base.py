@@ -225,7 +225,7 @@ class Axis:
         return passed / self.span
 
     def _over(self, positions: Integers) -> Floats:
-        largest = int(positions.max(initial=0)) * self.scale + self.shift + self.span
+        largest = (int(positions.max(initial=0)) + 1) * self.scale + abs(self.shift) + self.span
         if largest >= 2**53:  # floats would no longer hold these whole numbers: let Python divide them
             return np.array([self(int(position)) for position in positions.tolist()], dtype=np.float64)
         limit = self.limit if self.limit is None or self.limit < 2**53 else None

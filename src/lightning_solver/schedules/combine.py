@@ -141,7 +141,13 @@ class Warmup(Schedule):
 
     def _ramp(self, curve: Curve, end: Fraction, window: Window) -> Curve:
         def reached() -> tuple[float, ...]:
-            return tuple(curve.at(math.ceil(end * window.denominator)))
+            exactly = end * window.denominator
+            if exactly.denominator == 1:
+                return tuple(curve.at(int(exactly)))
+            finer = window.inside(
+                where=f"{window.where}.of", denominator=end.denominator * window.denominator, notes=[]
+            )
+            return tuple(lay(self.of, finer).at(int(end * finer.denominator)))
 
         ramp = self.ramp
         if self.meets == "interpolate" and not isinstance(ramp, Constant):

@@ -172,7 +172,7 @@ class Over(Schedule):
             got = f"step {float(begin):g} to step {float(end):g}"
             raise SolverError(f"{window.where}.end", "does not come after begin", got=got, do="correct it")
         inside = window.inside(begin=begin, end=end, where=f"{window.where}.of")
-        first, d = math.ceil(begin * window.denominator), window.denominator
+        first, d = math.floor(begin * window.denominator), window.denominator
         last = None if end is None else math.ceil(end * d)
 
         def place(n: Any) -> Any:
