@@ -102,11 +102,13 @@ class Duration:
         return Fraction(steps)
 
     def length(self, run: RunLength, where: str) -> Fraction:
-        """Like :meth:`resolve`, for a length that must not be nothing.
+        """Like :meth:`resolve`, for a length that must not be nothing and is the same wherever it begins.
 
         Raises:
-            SolverError: It is nothing in this run.
+            SolverError: It is nothing in this run, or in epochs where these differ.
         """
+        if run.epoch_ends is not None and any(unit == "ep" for _, unit in self.terms):
+            raise SolverError(where, "is in epochs, which differ in length", got=repr(str(self)), do="give it in steps")
         steps = self.resolve(run, where)
         if steps == 0:
             raise SolverError(where, "must be longer than nothing", got=repr(str(self)), do="give a length > 0")
@@ -238,6 +240,12 @@ class RunLength:
             do = "give steps_per_epoch, or write the duration in steps (500st)"
             raise SolverError(where, "needs the length of an epoch, which is not known", do=do)
         return epoch * Fraction(self.steps_per_epoch)
+
+    def epochs_at_step(self, step: Fraction, where: str = "epoch") -> Fraction:
+        """How many epochs are over after ``step`` steps, the part of the present one included; exact."""
+        whole = self.epoch_at_step(step, where)
+        begin, end = (self.steps_at_epoch(Fraction(epoch), where) for epoch in (whole, whole + 1))
+        return whole + (step - begin) / (end - begin)
 
     def epoch_at_step(self, step: int | Fraction, where: str = "epoch") -> int:
         """The epoch (0-based) that holds ``step`` (0-based)."""

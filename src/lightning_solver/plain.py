@@ -11,9 +11,10 @@ import functools
 import importlib
 import inspect
 import math
+import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeGuard, TypeVar, Union
 
 from lightning_solver.errors import SolverError, suggestion
@@ -72,7 +73,21 @@ def thaw(value: Any) -> Any:
         return {key: thaw(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [thaw(inner) for inner in value]
-    return value
+    return dotted_path(value) if callable(value) and not isinstance(value, type) else value
+
+
+def dotted_path(function: Callable[..., Any]) -> str:
+    """The path by which a function can be imported again.
+
+    Raises:
+        SolverError: There is none, as for a lambda.
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", repr(function))
+    if module not in sys.modules or getattr(sys.modules[module], name, None) is not function:
+        do = "define it by name at the top of a module"
+        what = "cannot be written down, as it has no name by which it could be imported"
+        raise SolverError("function", what, got=name, do=do)
+    return f"{module}.{name}"
 
 
 @dataclasses.dataclass(frozen=True)

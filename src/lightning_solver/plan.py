@@ -19,8 +19,11 @@ from lightning_solver.plain import FrozenDict, thaw
 from lightning_solver.rules.cascade import Cascade, Settings, Source, select
 from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
 from lightning_solver.schedules.base import Curve, Floats, Window, run_window
-from lightning_solver.schedules.combine import lay_by_group
+from lightning_solver.schedules.chain import Chain
+from lightning_solver.schedules.combine import Sum, lay_by_group
 from lightning_solver.schedules.curves import Fixed
+from lightning_solver.schedules.functions import Function
+from lightning_solver.schedules.join import contains
 from lightning_solver.schedules.plateau import Feed
 from lightning_solver.spec import Rule, SolverSpec, refuse_negative, whole_steps
 
@@ -163,6 +166,7 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         raise SolverError("optimizer", "a spec without an optimiser has no plan", got="None", do=do)
     if not isinstance(module, nn.Module):
         raise SolverError("module", "must be a torch.nn.Module", got=repr(module), do="pass the module itself")
+    spec.to_dict()  # which a checkpoint will hold: a function that has no name is found now
     recipe = resolve_optimizer(spec.optimizer, spec.lr)
     inventory = take_inventory(module)
     trainable = [parameter for parameter in inventory if parameter.tensor.requires_grad]
@@ -291,7 +295,9 @@ def _checked_curve(
     notes.extend(window.notes)
     last = _last_step(run)
     decays = slot.key in ("betas", "momentum")
-    seen = curve.over(np.arange(last + 1) if decays else np.array([0, last // 2, last]))
+    written = (spec.schedules.get(option), *(group.schedules.get(option, (None,))[0] for group in groups))
+    anything = contains(written, (Function, Sum, Chain))  # which may fail, or go below 0, at any step
+    seen = curve.over(np.arange(last + 1) if decays or anything else np.array([0, last // 2, last]))
     refuse_negative(seen, where)
     if decays and seen.max() >= 1:
         what, got = "reaches 1, with which nothing is ever forgotten", f"{seen.max():g}"

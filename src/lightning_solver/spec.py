@@ -17,8 +17,8 @@ from lightning_solver.durations import Rational, RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.plain import Plain, read, thaw
 from lightning_solver.schedules.base import Floats, Schedule, run_window
-from lightning_solver.schedules.join import lay
-from lightning_solver.schedules.plateau import Feed
+from lightning_solver.schedules.join import contains, lay
+from lightning_solver.schedules.plateau import Feed, Plateau
 
 if TYPE_CHECKING:
     from torch import nn
@@ -297,7 +297,10 @@ class SolverSpec(Plain):
         feed, where = Feed(), f"schedules.{option}"
         window = run_window(bases, run, where, own=own, beyond=self.beyond_run, scales=scales, feed=feed)
         curve = lay(schedule, window)
-        _play(metrics, feed, run)
+        if metrics is not None and not contains(schedule, Plateau):
+            raise SolverError("metrics", "no schedule of this option follows a metric", do="leave metrics out")
+        if metrics is not None:
+            _play(metrics, feed, run)
         values = curve.over(np.arange(whole_steps(run)))
         refuse_negative(values, where)
         return values
@@ -313,17 +316,13 @@ def refuse_negative(values: Floats, where: str) -> None:
         raise SolverError(where, "goes below 0", got=f"{values.min():g}", do="mend its terms")
 
 
-def _play(metrics: Sequence[float] | Mapping[str, Sequence[float]] | None, feed: Feed, run: RunLength) -> None:
+def _play(metrics: Sequence[float] | Mapping[str, Sequence[float]], feed: Feed, run: RunLength) -> None:
     """Feed the trackers of a curve with one value after each epoch."""
-    if metrics is None:
-        return
-    if not feed.trackers:
-        raise SolverError("metrics", "no schedule of this option follows a metric", do="leave metrics out")
     given = metrics if isinstance(metrics, Mapping) else dict.fromkeys(feed.monitors, metrics)
     for name in feed.monitors - given.keys():
         got = ", ".join(map(repr, given)) or "none"
         raise SolverError("metrics", f"a plateau follows {name}, which is not among them", got=got, do=f"add {name}")
-    for epoch in range(max(map(len, given.values()))):
+    for epoch in range(max(map(len, given.values()), default=0)):
         values = {name: float(series[epoch]) for name, series in given.items() if epoch < len(series)}
         feed.take(math.ceil(run.steps_at_epoch(Fraction(epoch + 1), "metrics")), values)
 

@@ -22,6 +22,7 @@ KNOWN_LIMITS = (
     "is not written as a schedule",
     "is 0, by which torch divides here",  # where it does not, as no step() is left
     "must not be negative here",
+    "whose last rate torch makes negative",
     "torch compares it with the rate that both have made",
 )
 

@@ -176,7 +176,6 @@ def test_next_for_each_group():
             [Linear(end="next", until="100%"), Constant()],
             "schedules.lr[0].end",
             "after",
-            marks=pytest.mark.xfail(raises=AssertionError, strict=True, reason="bug 1: an assertion of our own"),
         ),
         ([Linear(end="next", until=3), Cosine(start="previous")], "schedules.lr[1].start", "before"),
         (
@@ -194,7 +193,6 @@ def test_next_without_a_phase_after(phases, where, which):
         over(phases)
 
 
-@pytest.mark.xfail(raises=AssertionError, strict=True, reason="bug 1: an assertion of our own")
 def test_next_of_a_phase_that_never_begins():
     with pytest.raises(SolverError, match=re.escape("schedules.lr[0].end: there is no phase after this one")):
         over([Linear(end="next", until=20), Constant(0.5)], beyond="allow")

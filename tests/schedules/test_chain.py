@@ -151,7 +151,6 @@ def test_a_base_of_nothing_stays_where_all_is_by_factors():
             pytest.param(
                 lambda floor=floor: Chain([Linear(), Cosine()], floors=[0.0, floor]),
                 f"Chain.floors[1]: {message}",
-                marks=pytest.mark.xfail(strict=True, reason="bug 6: the floors of a chain are not checked"),
             )
             for floor, message in [
                 ("prev", "is not a value"),

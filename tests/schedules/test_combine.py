@@ -89,7 +89,6 @@ def test_a_factor_does_not_see_the_phase_before_the_product():
         pytest.param(
             Chain([Linear(end=0.0), Linear(end=0.5)], floors=[0.0, {"absolute": 0.1}]),
             "factors[1].floors[1]",
-            marks=pytest.mark.xfail(strict=True, reason="bug 6: the floors of a chain are not checked"),
         ),
     ],
 )
@@ -135,7 +134,6 @@ def test_terms_may_be_negative_as_long_as_the_sum_is_not():
     [
         pytest.param(
             Exponential(start={"base": -1.0}, end=0.5),
-            marks=pytest.mark.xfail(raises=ValueError, strict=True, reason="bug 13: math domain error"),
         ),
         Clip(Constant({"base": -1.0}), min={"base": -1.0}, max={"base": -2.0}),
     ],
@@ -145,7 +143,6 @@ def test_negative_terms_that_cannot_be_are_refused(factor):
         over(Sum([Constant(3.0), factor]))
 
 
-@pytest.mark.xfail(strict=True, reason="bug 12: a plan looks at three steps only")
 def test_a_plan_finds_a_sum_below_0():
     dip = [Constant(0.0, until=2), Constant({"base": -2.0}, until=4), Constant(0.0)]
     spec = SolverSpec(optimizer={"name": "SGD", "args": {"lr": 0.1}}, schedules={"lr": Sum([Constant(), dip])})
@@ -300,7 +297,9 @@ def test_bad_warm_ups(ramp, meets, message):
         ("beneath", Linear(until=3), [Constant(), Cosine()], "of[0].until"),
         ("multiply", Linear(until=3), Constant("previous"), "of.value"),
         *(
-            pytest.param(*case, marks=pytest.mark.xfail(strict=True, reason="bug 4: the path is that of a Join"))
+            pytest.param(
+                *case,
+            )
             for case in [
                 ("delay", Linear(until=3), [Constant(), Cosine()], "of[0].until"),
                 ("delay", Linear(start="previous", until=3), Cosine(), "ramp.start"),
@@ -319,7 +318,9 @@ def test_an_error_in_a_warm_up_says_where(meets, ramp, of, where):
         "delay",
         "multiply",
         *(
-            pytest.param(meets, marks=pytest.mark.xfail(strict=True, reason="bug 5: it is cut off without a word"))
+            pytest.param(
+                meets,
+            )
             for meets in ("interpolate", "beneath")
         ),
     ],

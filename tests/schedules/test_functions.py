@@ -65,7 +65,6 @@ def test_what_can_be_called_is_a_function_and_may_return_any_number():
             "1ep",
             {"epoch_ends": UNEVEN},
             [0] * 3 + [1] * 5 + [2] * 2 + [3] * 6,
-            marks=pytest.mark.xfail(strict=True, reason="bug 7: counts in lengths of the first epoch"),
         ),
     ],
 )
@@ -123,16 +122,34 @@ def test_bad_functions(function, message):
         laid(Function(function))
 
 
-@pytest.mark.parametrize(
-    "bad", [9, pytest.param(7, marks=pytest.mark.xfail(strict=True, reason="bug 12: a plan looks at three steps only"))]
-)
+def late(n: int, bad: int) -> float:
+    return math.nan if n == bad else 1.0
+
+
+@pytest.mark.parametrize("bad", [7, 9])
 def test_a_function_that_fails_later_is_found_when_the_plan_is_made(bad):
-    function = Function(lambda n: math.nan if n == bad else 1.0)
+    function = Function(late, args={"bad": bad})
     spec = SolverSpec(optimizer={"name": "SGD", "args": {"lr": 0.1}}, schedules={"lr": function})
     with pytest.raises(SolverError, match=re.escape(f"schedules.lr.function: gave no factor for {bad}; got nan")):
         spec.curve("lr", [1.0], total_steps=10)
     with pytest.raises(SolverError, match=re.escape(f"schedules.lr.function: gave no factor for {bad}; got nan")):
         spec.plan(torch.nn.Linear(1, 1), total_steps=10)
+
+
+def test_a_function_without_a_name_is_good_for_a_curve_only():
+    spec = SolverSpec(optimizer={"name": "SGD", "args": {"lr": 0.1}}, schedules={"lr": Function(lambda n: 0.5)})
+    assert spec.curve("lr", [1.0], total_steps=2)[:, 0].tolist() == [0.5, 0.5]
+    for use in (spec.to_dict, lambda: spec.plan(torch.nn.Linear(1, 1), total_steps=10)):
+        with pytest.raises(SolverError, match=r"function: cannot be written down, .*; define it by name at the top"):
+            use()
+
+
+def test_a_function_is_written_by_its_path():
+    assert SolverSpec(schedules={"lr": Function(math.sqrt)}).to_dict()["schedules"]["lr"]["init_args"] == {
+        "function": "math.sqrt"
+    }
+    written = SolverSpec(schedules={"lr": Function(late, args={"bad": 1})}).to_dict()
+    assert written["schedules"]["lr"]["init_args"]["function"] == f"{__name__}.late"
 
 
 def test_bad_arguments_of_a_function():
@@ -150,7 +167,6 @@ def test_bad_arguments_of_a_function():
         pytest.param(
             lambda: Function(5),
             "Function.function",
-            marks=pytest.mark.xfail(strict=True, reason="bug 8: found only when it is laid"),
         ),
     ],
 )
@@ -159,10 +175,9 @@ def test_bad_fields_of_a_function(make, message):
         make()
 
 
-@pytest.mark.xfail(strict=True, reason="bug 9: a product that no float holds is not found")
 def test_cumulative_factors_that_no_float_holds():
     with pytest.raises(SolverError, match=r"schedules\.lr\.function"):
-        laid(Function(lambda n: 10.0, cumulative=True), 400)
+        over(Function(lambda n: 10.0, cumulative=True), 400)
 
 
 def test_a_function_is_not_asked_for_more_than_its_phase():

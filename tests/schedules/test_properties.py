@@ -206,6 +206,8 @@ def phases(draw, place, depth):
         until = draw(points(place, bound)) if i < len(cuts) else None
         found.append(draw(schedules(here, depth, until)))
         begin = bound
+        if i < len(cuts) and has(found[-1], Plateau):
+            forward[i + 1] = False  # what it leaves is not known beforehand
     return tuple(found)
 
 
@@ -278,7 +280,8 @@ def warmups(draw, place, depth, until):
         here = here.inside(plain=True, previous=False)
     choice = (Constant, *TO_AN_END) if meets == "interpolate" else SHAPES
     ramp = draw(shapes(here, draw(points(place, end)), choice))
-    rest = place.inside(begin=end, previous=True) if meets == "delay" else place
+    rest = place.inside(begin=end, previous=not has(ramp, Plateau)) if meets == "delay" else place
+    rest = rest.inside(metric=False) if meets == "interpolate" else rest
     return Warmup(ramp, draw(schedules(rest, depth) | phases(rest, depth)), meets, until=until)
 
 

@@ -215,12 +215,14 @@ def test_held_after_the_end_of_the_run(schedule):
 
 
 def test_a_constant_rate_needs_values_that_one_can_reach():
-    for schedule, where in [(Exponential(end=0.0), "end: is 0"), (Exponential(start=0.0, end=0.1), "start: is 0")]:
-        with pytest.raises(
-            SolverError, match=re.escape(f"schedules.lr.{where}, which no constant rate leaves or reach")
-        ):
+    for schedule, got in [
+        (Exponential(end=0.0), "from 1 to 0 (base value 1)"),
+        (Exponential(start=0.0, end=0.1), "from 0 to 0.1 (base value 1)"),
+        (Exponential(start=1e-300, end=1e300), "from 1e-300 to 1e+300 (base value 1)"),
+    ]:
+        with pytest.raises(SolverError, match=re.escape(f"schedules.lr.end: no constant rate leads there; got {got}")):
             over(schedule)
-    with pytest.raises(SolverError, match=re.escape("schedules.lr.start: is 0, which no constant rate leaves")):
+    with pytest.raises(SolverError, match=re.escape("got from 0 to 0.1 (base value 0); give values > 0")):
         table(Exponential(end={"absolute": 0.1}), [1.0, 0.0])
     assert table(Exponential(end=0.1), [1.0, 0.0])[:, 1].tolist() == [0.0] * 10
 

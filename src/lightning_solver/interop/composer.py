@@ -101,13 +101,11 @@ def from_composer(config: Any, *, facts: Mapping[str, Any] | None = None, strict
         return notes.imported(imported_spec({}), strict)
     clock.explain()
     if _of_torch(calls, key):
-        return _from_torch(calls, ratio, bool(every_batch), known, notes, strict)
+        return _from_torch(calls, clock, bool(every_batch), strict)
     several = len(calls) > 1
     if several:
-        what = (
-            f"the last of several schedulers decides, {calls[-1].name}: they do not multiply, whatever the manual says"
-        )
-        notes.say(key, what)
+        what = "they do not multiply, whatever the manual says"
+        notes.say(key, f"the last of several schedulers decides, {calls[-1].name}: {what}")
     for i, call in enumerate(calls):
         schedule = _schedule(call, clock, f"{key}[{i}]" if several else key, notes)
     if every_batch is False:
@@ -132,18 +130,13 @@ def _looked_up(schedule: Phases, every_batch: bool) -> Phases:
 
 def _first_rate(call: Call, schedule: Phases, clock: _Clock, where: str) -> float | None:
     """The first factor where it is not that of the schedule: it is asked for before ``max_duration`` is scaled."""
-    if clock.ratio == 1 or clock.given is None:
+    if clock.ratio == 1 or clock.length is None:
         return None
-    before = dataclasses.replace(clock, run=clock.given, steps=None, notes=Notes())
-    rates = []
-    try:
-        for phases, its in ((_schedule(call, before, where, before.notes), before), (schedule, clock)):
-            # A length that is not known makes no difference at 0, so that any will do.
-            steps = 1 if its.length is None else math.ceil(its.length)
-            run = RunLength(total_steps=steps, steps_per_epoch=its.batches or 1, samples_per_step=its.samples or 1)
-            rates.append(lay(phases, run_window([1.0], run, where, beyond="allow")).at(0)[0])
-    except SolverError:
-        return None  # the schedule of the longer run alone does not work out
+    before = dataclasses.replace(clock, run=clock.given, steps=1, notes=Notes())
+    total = math.ceil(clock.length)
+    run = RunLength(total_steps=total, steps_per_epoch=clock.batches or 1, samples_per_step=clock.samples or 1)
+    window = run_window([1.0], run, where, beyond="allow")
+    rates = [lay(phases, window).at(0)[0] for phases in (_schedule(call, before, where, before.notes), schedule)]
     return rates[0] if rates[0] != rates[1] else None
 
 
@@ -160,9 +153,8 @@ def _arguments(config: Any) -> Mapping[str, Any]:
         do = "give a mapping, the text of a call, or the path of a file"
         raise SolverError("config", "is not a Composer recipe", got=repr(config)[:120], do=do)
     refuse_other_peers(config, "from_composer")
-    values = (
-        [*config.values(), *config.get("calls", ())] if isinstance(config.get("calls", ()), list) else config.values()
-    )
+    bare = config.get("calls")  # of a Python file
+    values = [*config.values(), *(bare if isinstance(bare, list) else [])]
     for value in values:
         if isinstance(value, Call) and value.name == "Trainer":
             return value.kwargs
@@ -173,11 +165,10 @@ def _calls(config: Any, where: str) -> list[Call]:
     """The schedulers' constructor calls."""
     if config is None:
         return []
-    if callable(config) and not isinstance(config, Call):
-        config = Unread(getattr(config, "__name__", repr(config)))
     items = config if isinstance(config, (list, tuple)) else [config]
     for item in items:
-        if isinstance(item, (Unread, Name)) or (isinstance(item, str) and item.lstrip().startswith("lambda")):
+        text = isinstance(item, str) and item.lstrip().startswith("lambda")
+        if text or callable(item) or isinstance(item, (Unread, Name)):
             do = "write the schedule natively; schedules.Function takes a function of the step"
             raise SolverError(where, "a scheduler that is a function is not read", got=str(item)[:120], do=do)
     if isinstance(config, Mapping) and len(config) > 1 and all(isinstance(item, Mapping) for item in config.values()):
@@ -477,6 +468,13 @@ class _Ask:
     def _given(self, key: str, default: str | None) -> Any:
         return self.arguments.needed(key) if default is None else self.arguments.take(key, default)
 
+    def before(self, first: _Span, second: _Span) -> bool:
+        """Whether a warm-up ends before another point."""
+        unknown = first.place([first, second]) is None and not second.whole
+        if unknown and self.clock.run is not None:
+            self.clock.facts.need("iters_per_epoch", self.arguments.where, "has batches to be compared with epochs")
+        return first.before(second)
+
     def moved(self, point: _Span, by: _Span, sign: int) -> _Span:
         """The point that lies ``by`` after another one, or before it, but not before the run."""
         if point.steps is not None and by.steps is not None:
@@ -508,7 +506,8 @@ class _Ask:
 
     def until_end(self, curve: Schedule) -> Phases:
         """A curve over ``t_max``, whose last value is held."""
-        return _phases([(curve, self.span("t_max", "1dur"))], HOLD)
+        phases = _phases([(curve, self.span("t_max", "1dur"))], HOLD)
+        return curve if isinstance(curve, Constant) else phases
 
 
 def _phases(parts: Sequence[Part], after: Schedule) -> Phases:
@@ -593,27 +592,23 @@ def _warm_restarts(ask: _Ask) -> Phases:
     arc = Cosine(end=ask.factor("alpha_f", 0.0))
     if times >= 1 and int(times) == times:
         return Cycle(arc, every=first.text, grow=int(times))
-    where = ask.arguments.path("t_mult")
+    where, clock = ask.arguments.path("t_mult"), ask.clock
     if first.count is None:
-        ask.clock.facts.need("iters_per_epoch", where, "rounds the length of a cycle down to whole batches")
+        clock.facts.need("iters_per_epoch", where, "rounds the length of every cycle down to whole batches")
     assert first.count is not None
-    per = Fraction(1) if first.unit == "ba" else ask.clock.samples
-    run = ask.clock.length if ask.clock.agrees else None
-    run = run if ask.clock.steps is None else Fraction(ask.clock.steps)
-    if per is None or (run is None and times > 1):
-        per = (
-            Fraction(ask.clock.facts.need("samples_per_iter", where, "rounds the length of a cycle down"))
-            if per is None
-            else per
-        )
-        run = Fraction(ask.clock.facts.need("total_iters", where, "rounds every cycle of the run down by itself"))
+    per = Fraction(1) if first.unit == "ba" else clock.samples
+    if per is None:
+        per = exact(clock.facts.need("samples_per_iter", where, "rounds the length of every cycle down by itself"))
+    run = clock.steps if clock.steps is not None or clock.length is None else math.ceil(clock.length)
+    if run is None and times > 1:
+        run = int(clock.facts.need("total_iters", where, "rounds the length of every cycle down by itself"))
     lengths, ends = [first.count], [first.count]
     while (run is None or ends[-1] < run * per) and lengths[-1]:
         lengths.append(int(times * lengths[-1]))
         ends.append(ends[-1] + lengths[-1])
     if lengths[-1] == 0:
         end = ends.pop() / per
-        if run is not None and end < run:
+        if run is not None and end <= run - 1:
             what = f"lets the cycles shrink to nothing at batch {float(end):g}, where Composer fails"
             raise SolverError(where, what, got=repr(times), do="give a factor >= 1, or a longer t_0")
         ask.notes.say(where, f"the cycles shrink to nothing at batch {float(end):g}, where Composer fails")
@@ -622,8 +617,8 @@ def _warm_restarts(ask: _Ask) -> Phases:
     ask.notes.say(where, "the length of every cycle is rounded down: they are written out one by one")
     arcs = [dataclasses.replace(arc, until=length(end / per)) for end in ends]
     if run is not None and ends[-1] == run * per:
-        arcs[-1] = arc
-    return simple(arcs) if run is not None else simple([*arcs, HOLD])
+        return simple([*arcs[:-1], arc])
+    return (*arcs, HOLD)
 
 
 def _ramp(ask: _Ask, top: float) -> tuple[list[Part], _Span]:
@@ -653,7 +648,7 @@ def _warmed_up(ask: _Ask, top: float, curve: Schedule) -> Phases:
         do = "give both in one unit; dur counts what max_duration does, in batches where that is in epochs"
         raise SolverError(where, "must be in the unit of t_warmup", got=got, do=do)
     ask.clock.covers(ask.arguments.take("t_max", "1dur"), end, where)
-    if isinstance(curve, Constant) or not warmup.before(end):
+    if isinstance(curve, Constant) or not ask.before(warmup, end):
         return _phases(ramp, Constant(top))
     return _phases([*ramp, (curve, end)], HOLD)
 
@@ -706,14 +701,13 @@ def _inverse_sqrt_with_warmup(ask: _Ask) -> Phases:
     if clock.run is not None and end.unit != warmup.unit:
         do = f"give it in {clock.run.unit}, or as a share of the run"
         raise SolverError(arguments.path("t_max"), "must be in the unit of max_duration", got=end.unit, do=do)
-    if not warmup.before(end):
-        return _phases([*ramp, (Linear(end=last), ask.moved(warmup, cooldown, 1))], HOLD)
+    begin = end if cooldown.empty else ask.moved(end, cooldown, -1)
+    if not ask.before(warmup, begin):
+        fall = (Linear(end=last), ask.moved(warmup, cooldown, 1))
+        return _phases(ramp, Constant()) if cooldown.empty else _phases([*ramp, fall], HOLD)
     if cooldown.empty:
         return _phases([*ramp, (decay, end)], HOLD)
-    begin = ask.moved(end, cooldown, -1)
-    if warmup.before(begin):
-        return _phases([*ramp, (decay, begin), (Linear(start="previous", end=last), end)], HOLD)
-    return _phases([*ramp, (Linear(end=last), ask.moved(warmup, cooldown, 1))], HOLD)
+    return _phases([*ramp, (decay, begin), (Linear(start="previous", end=last), end)], HOLD)
 
 
 @dataclass(frozen=True)
@@ -799,17 +793,20 @@ _TORCH: dict[str, tuple[str, ...]] = {
 """Schedulers of torch; those that ``scale_schedule_ratio`` reaches with the argument that it changes."""
 
 
-def _from_torch(
-    calls: Sequence[Call], ratio: float, every_batch: bool, facts: Facts, notes: Notes, strict: bool
-) -> Imported:
+def _from_torch(calls: Sequence[Call], clock: _Clock, every_batch: bool, strict: bool) -> Imported:
     """Schedulers of torch, which the trainer steps by the epoch unless told otherwise."""
     from lightning_solver.interop.torch import from_torch
 
-    step_on = "step" if every_batch else "epoch"
+    notes = clock.notes
     notes.say("schedulers", f"schedulers of torch are stepped once per {'batch' if every_batch else 'epoch'}")
-    scaled = [_scaled(call, ratio) if ratio != 1 else call for call in calls]
-    given = {name: facts.get(name) for name in FACTS if facts.get(name) is not None}
-    read = from_torch({"schedulers": scaled}, facts={**given, "step_on": step_on}, strict=strict)
+    scaled = [_scaled(call, clock.ratio) if clock.ratio != 1 else call for call in calls]
+    facts = {name: clock.facts.get(name) for name in FACTS if clock.facts.get(name) is not None}
+    facts["step_on"] = "step" if every_batch else "epoch"
+    if clock.run is not None and clock.run.unit == "ep":
+        facts.setdefault("epochs", clock.run.value)
+    if clock.length is not None:
+        facts.setdefault("total_iters", math.ceil(clock.length))
+    read = from_torch({"schedulers": scaled}, facts=facts, strict=strict)
     for note in read.notes:
         where, _, what = note.partition(": ")
         notes.say(where, what)

@@ -580,6 +580,10 @@ class _Reader:
         schedule = shape if bare else Over(shape, end=self.text(stop))
         return schedule if self.endless else _until(schedule, self.text(self.end - self.tick))
 
+    def until(self, last: _Point) -> int | str | None:
+        """``until`` of a phase that ends at ``last``; none where it ends with the run."""
+        return None if self.endless else self.text(last)
+
     def error(self, key: str, what: str, got: Any, do: str = "correct it") -> SolverError:
         """An error of one of the settings."""
         return SolverError(self.data.path(key), what, got=repr(got), do=do)
@@ -657,7 +661,7 @@ def _decay(reader: _Reader, gamma: float, every: _Point, smooth: bool = False) -
         return reader.held()
 
     def phases(found: _Found) -> list[Schedule]:
-        until = None if reader.endless else reader.text(last)
+        until = reader.until(last)
         if gamma == 0:
             return [Constant(found.level, until=reader.text(first)), Constant(0.0)]
         if smooth:
@@ -745,7 +749,7 @@ def _cosine(reader: _Reader) -> _Move:
             shapes = [rise if i % 2 == 0 else fall for i in range(len(stops))]
             middle = [_until(shape, reader.text(stop)) for shape, stop in zip(shapes, stops[:-1])]
             return [first, *middle, reader.cut(shapes[-1], stops[-1])]
-        until = None if reader.endless else reader.text(last)
+        until = reader.until(last)
         halves = (fall, rise) if found.level == top else (rise, fall)
         cycle = (_until(halves[0], reader.text(half)), halves[1])
         swings = Cycle(cycle, every=reader.text(half * 2), until=until)
@@ -847,30 +851,30 @@ def _one_cycle(reader: _Reader) -> _Move:
         return reader.held()
     if not any(cycle.highest):
         reader.data.notes.say(reader.data.where, "eta_max is 0, which is its default: the learning rate is 0")
-    size = reader.count(cycle.size)
-    if reader.once:
-        values = [cycle.value(0, float(size or 1), cycle.knots(group)) for group in range(len(cycle.highest))]
-        constants = [Constant(absolute(value)) for value in values]
-        first: Schedule = constants[0] if len(set(values)) == 1 else PerGroup(tuple(constants))
-        return reader.move(lambda _: [first], begin, sets=True, jumps=True, pure=False)
-    stop = begin + cycle.size
-    done = run.sign(stop - reader.visible)
-    beyond = done == -1 and run.sign(reader.visible - stop) == 1 and run.ticks(reader.visible, "st") is not None
+    stop, size = begin + cycle.size, cycle.long
+    done = not reader.idle and reader.compared(stop, reader.visible, "total_steps") < 0
+    beyond = done and run.ticks(reader.visible, "st" if run.ticks(stop, "ep") is None else "ep") is not None
     if beyond and run.sign(reader.visible - stop - tick) == 1:
         what = "the scheduler goes on beyond it, and MMEngine stops with an error"
         raise reader.error("total_steps", what, reader.data.take("total_steps"), "give an end, or more steps")
-    last = (stop if done == -1 else reader.end) - tick
-
-    every = [cycle.phases(group, last) for group in range(len(cycle.highest))]
+    last = (stop if done else reader.end) - tick
+    groups = range(len(cycle.highest))
+    if reader.once or size == 1:
+        last = begin
+        every: list[list[Schedule]] = [[Constant(absolute(cycle.value(0, group)))] for group in groups]
+    else:
+        every = [cycle.phases(group, last) for group in groups]
     for group, own in enumerate(every) if beyond else ():
-        value = cycle.value(float(size or 0), float(size or 0), cycle.knots(group))
+        value = cycle.value(float(size), group)
         if value < 0:
             raise reader.error("total_steps", "the step after it makes the learning rate negative", value)
-        own += [Constant("previous", until=run.text(stop)), Constant(absolute(value))]
+        own[-1] = _until(own[-1], run.text(last if own[-1].until else stop))
+        own += [Constant("previous", until=run.text(stop))] if size > 1 else []
+        own.append(Constant(absolute(value)))
     phases = every[0]
     if any(own != phases for own in every):
-        groups = [simple([*own[:-1], _until(own[-1], None)]) for own in every]
-        phases = [PerGroup(tuple(groups), until=every[0][-1].until)]
+        parts = [simple([*own[:-1], _until(own[-1], None)]) for own in every]
+        phases = [PerGroup(tuple(parts), until=every[0][-1].until)]
     return reader.move(lambda _: phases, stop if beyond else last, sets=True, jumps=True, pure=False)
 
 
@@ -934,9 +938,9 @@ class _OneCycle:
         rise = [(self.share, 1, 1), (2 * self.share, 2, 0)] if self.three else [(self.share, 1, 1)]
         return [*rise, (Fraction(1), 1, 2)]
 
-    def value(self, n: float, size: float, knots: tuple[float, float, float]) -> float:
-        """The value at step ``n``, from 0 to ``size``."""
-        begin, at = 0.0, 0
+    def value(self, n: float, group: int) -> float:
+        """The value of a group at step ``n``, from 0 to the number of steps."""
+        begin, at, size, knots = 0.0, 0, float(self.long), self.knots(group)
         ends = [(float(share) * size - less, to) for share, less, to in self.ends()]
         for stop, to in ends:
             if n <= stop or stop == ends[-1][0]:
@@ -951,7 +955,7 @@ class _OneCycle:
         reader, knots, size = self.reader, self.knots(group), self.long
         text, ends = reader.run.text, self.ends()
         if not any(knots):
-            return [Constant(0.0)]
+            return [Constant(0.0, until=reader.until(last))]
         at, earlier = 0, _START
         while ends[0][0] * size - ends[0][1] < 0:  # a stretch that is over before the first step
             earlier = reader.tick * ends[0][1] - self.size * ends[0][0]
@@ -978,7 +982,7 @@ class _OneCycle:
         until = text(last)
         if earlier == _START:
             return [*phases[:-1], _until(phases[-1], until)]
-        return [Shift(simple(phases), earlier=text(earlier), until=None if reader.endless else until)]
+        return [Shift(simple(phases), earlier=text(earlier), until=reader.until(last))]
 
 
 # ------------------------------------------------------------------ ReduceOnPlateau
@@ -1286,11 +1290,18 @@ def _tracks(moves: Sequence[_Move], run: _Run, bare: bool) -> list[list[Schedule
             return None
         floors = [move for move in first if not move.pure]
         later = [move for track in tracks[1:] for move in track]
-        if floors and any(run.sign(move.begin - first[-1].last) not in (0, 1) for move in later):
+        if floors and not all(_follows(move, first[-1], move.begin, run) for move in later):
             return None
     lists = [_sequence(track, run, bare) for track in tracks]
     assert all(phases is not None for phases in lists)
     return [phases for phases in lists if phases is not None]
+
+
+def _follows(move: _Move, before: _Move, begin: _Point, run: _Run) -> bool:
+    """Whether a scheduler that begins at ``begin`` surely does so once another one is done."""
+    sign = run.sign(begin - before.last)
+    quiet = not move.jumps and move.latest == move.begin  # changes nothing with its first step
+    return sign == 1 or (sign == 0 and ((before.pure and move.pure) or quiet or move.order > before.order))
 
 
 def _product(tracks: Sequence[list[Schedule]]) -> Schedule:
@@ -1316,17 +1327,18 @@ def _sequence(moves: Sequence[_Move], run: _Run, bare: bool) -> list[Schedule] |
     for move in moves:
         sign = run.sign(move.latest - at)
         flexible = move.latest != move.begin
-        if sign == -1 or (sign is None and flexible):
+        waits = bool(out) and out[-1].until is None  # the phase before lasts until something else begins
+        # Iterations are taken to be over before some epoch begins: if they are not, the phases are refused as they are laid.
+        if sign == -1 or (sign is None and (flexible or waits or (move.latest - at).epochs < 0)):
             return None
-        if sign == 0 and before is not None and move.jumps and move.order < before.order and not before.pure:
+        if sign == 0 and before is not None and not _follows(move, before, move.latest, run):
             return None
         start: Level = "previous"
-        waits = bool(out) and out[-1].until is None  # the phase before lasts until something else begins
         if waits and sign == 0 and isinstance(out[-1], Constant):  # a value that would last no step
             start = out[-1].value
             out.pop()
             factor, held = start if isinstance(start, float) else None, False
-        elif waits and sign == 0 and (not isinstance(out[-1], MultiStep) or run.sign(at - opened) == 0):
+        elif waits and not (isinstance(out[-1], (Constant, MultiStep)) and run.sign(at - opened) != 0):
             return None
         elif factor == 1.0 or not (held and out):
             if factor is None:

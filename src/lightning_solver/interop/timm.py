@@ -119,7 +119,8 @@ SCHEDULERS: dict[str, str] = {
 """The names that the factory has for the classes."""
 
 _FACTORIES = ("create_scheduler_v2", "create_scheduler", "scheduler_kwargs")
-_SHARED = [ARGUMENTS.get(name, name) for name in FACTORY if name not in ("step_on_epochs", "updates_per_epoch")]
+_OWN = ("step_on_epochs", "updates_per_epoch", "plateau_mode")
+_SHARED = [ARGUMENTS.get(name, name) for name in FACTORY if name not in _OWN]
 _MARKS = {*ARGUMENTS.values(), "sched_on_updates", "eval_metric", "stop_epoch", "lr", "lr_base", "opt", "model"}
 
 
@@ -178,8 +179,8 @@ def _read(config: Any, notes: Notes) -> tuple[str, Settings]:
 def _called(config: Any, where: str, notes: Notes) -> tuple[str, Settings]:
     calls = read_calls(config, where)
     if len(calls) != 1:
-        got = ", ".join(call.name for call in calls) or "none"
-        raise SolverError(where, "must be one scheduler", got=got, do="give one; timm does not join several")
+        got, do = ", ".join(call.name for call in calls), "give one; timm does not join several"
+        raise SolverError(where, "must be one scheduler", got=got or repr(config)[:80], do=do)
     (call,) = calls
     if call.name in ("create_scheduler", "scheduler_kwargs"):
         do = "give {'create_scheduler': {...}} with the arguments themselves"
@@ -282,9 +283,9 @@ class _Clock:
         """So many units and so many ``t``, as a duration."""
         if self.one == self.unit:
             return length(units + ticks, self.unit)
-        return (
-            f"{length(units, 'ep')}{ticks:+}st" if units and ticks else length(ticks) if ticks else length(units, "ep")
-        )
+        if units and ticks:
+            return f"{length(units, 'ep')}{ticks:+}st"
+        return length(units, "ep") if units else length(ticks)
 
     def at(self, units: Fraction, ticks: float | None) -> int | str:
         """``units`` as a duration, where timm calculates with ``ticks`` for it, which rounding may have changed."""
@@ -580,7 +581,7 @@ class _Curve:
             return False
         return 1 - float(t) / self.span * (1 - self.mul) <= 0
 
-    def odd(self, clock: _Clock) -> dict[int, Level | None]:
+    def odd(self, clock: _Clock, begin: Fraction) -> dict[int, Level | None]:
         """The cycles at whose beginning rounding gives timm another value than the base rate, and that value.
 
         It is ``None`` where timm fails there.
@@ -590,11 +591,11 @@ class _Curve:
             return found
         for cycle in range(1, min(self.limit, _MOST) + 1):
             ticks = self.bound(cycle) * clock.ticks
-            if not clock.after(self.bound(cycle)) or ticks > 10**7:
+            if not clock.after(begin + self.bound(cycle)) or ticks > 10**7:
                 break
-            if ticks.denominator == 1:
+            if (ticks + begin * clock.ticks).denominator == 1:  # a t is there
                 try:
-                    taken_for, left = self.asked(int(ticks))
+                    taken_for, left = self.asked(int(ticks) if ticks.denominator == 1 else float(ticks))
                 except ValueError:
                     found[cycle] = None
                     continue
@@ -609,7 +610,7 @@ class _Curve:
 
     def phases(self, clock: _Clock, begin: Fraction) -> list[Schedule]:
         """The curve from ``begin`` on, and what comes after it."""
-        odd, floor = self.odd(clock), Constant(_scaled(self.floor))
+        odd, floor = self.odd(clock, begin), Constant(_scaled(self.floor))
         if self.limit < 1:
             return [floor]
         if odd or (self.limit > 1 and (self.mul < 1 or self.decay == 0)):
@@ -672,12 +673,14 @@ def _curve_parts(curve: _Curve, source: _Source, ramp: _Ramp) -> _Parts:
         raise SolverError(source.path("lb"), "must be below ub", got=f"{curve.lower:g}", do="swap them")
     aims = curve.kind == "tanh" and ramp.length > 0 and not ramp.prefix
     meet = None if clock.ticks is None else ramp.length * clock.ticks
-    last = None if clock.run is None or clock.ticks is None else math.ceil((clock.run - ramp.offset) * clock.ticks) - 1
+    last = None
+    if clock.run is not None and clock.ticks is not None:
+        last = math.ceil(clock.run * clock.ticks) - 1 - ramp.offset * clock.ticks
     warm = not ramp.prefix and last is not None and meet is not None and last < meet  # to the end of the run
     if (aims and curve.vanished(meet)) or (not warm and curve.vanished(last)):
         what, do = "shrinks the cycles to nothing, where timm fails", "shorten the run, or give at least 1"
         raise SolverError(source.path("cycle_mul"), what, got=repr(curve.mul), do=do)
-    odd = curve.odd(clock)
+    odd = curve.odd(clock, ramp.offset)
     if odd:
         what = f"timm's rounding gives the first {_each(clock)} of some cycles another value: they are written out"
         source.say("cycle_mul", what)
@@ -1000,7 +1003,8 @@ def _of_factory(form: str, settings: Settings, facts: Facts) -> Phases | None:
     settings.ignore(
         *(source.name(name) for name in source.defaults), *(ARGUMENTS.get(n, n) for n in FACTORY) if script else FACTORY
     )
-    _rest(settings)
+    if script:
+        _rest(settings)
     return phases
 
 
@@ -1022,9 +1026,10 @@ def _factory_parts(
         return _Parts([Constant()], even=True)
     if sched in ("step", "multistep"):
         return (_step_parts if sched == "step" else _multistep_parts)(source, ramp)
-    own = source.settings.take("lr")
-    bases = [float(own)] if isinstance(own, (int, float)) and own else None
-    return _stable_parts(_factory_stable(source, sched, prefix, facts), source, ramp, _bases(facts) or bases)
+    bases = _bases(facts)
+    if bases is None and "lr" in source.settings and source.settings.number("lr"):
+        bases = [float(source.settings.number("lr"))]
+    return _stable_parts(_factory_stable(source, sched, prefix, facts), source, ramp, bases)
 
 
 def _factory_source(form: str, sched: str, settings: Settings, facts: Facts) -> tuple[_Source, _Run]:
@@ -1084,4 +1089,7 @@ def _rest(settings: Settings) -> None:
         close = get_close_matches(key, names, 1, cutoff=0.8)
         return f"is not part of the schedules{f'; did you mean {close[0]}?' if close else ''}"
 
+    for key, nothing in (("lr", None), ("grad_accum_steps", 1)):  # which may have been read
+        if settings.take(key) not in (None, nothing):
+            settings.notes.unmapped(settings.path(key), why(key))
     settings.rest(why)

@@ -333,7 +333,7 @@ def _instance(scheduler: Any, where: str, known: dict[int, Call], nested: bool =
     if id(scheduler) in known:
         return known[id(scheduler)]
     name, data = type(scheduler).__name__, vars(scheduler)
-    if data.get("last_epoch", 0) > (name == "SequentialLR" and nested):  # a nested one has moved on when it is made
+    if data.get("last_epoch", 0) > 0 and not (nested and name == "SequentialLR"):  # which has moved on when it is made
         do = "hand it over as it was made, before the first step()"
         raise SolverError(where, "has been stepped", got=f"{name}, last_epoch={data['last_epoch']}", do=do)
     if name not in _ATTRIBUTES:
@@ -590,7 +590,7 @@ class _Leaf:
         dead: Whether it multiplies by 0 more than once.
         level: Whether a group has its floor for its base.
         horizon: The call at which the run is expected to end.
-        fails: The call at which torch raises.
+        limit: The call after which torch raises.
         counts: Whether it counts its calls, and not the number of the epoch.
         multiplier: The function of a MultiplicativeLR.
         moves: Its factors from one call to the next, for :func:`_moves`.
@@ -614,7 +614,7 @@ class _Leaf:
     level: bool = False
     horizon: Fraction | None = None
     horizon_name: str = ""
-    fails: tuple[Fraction, str] | None = None
+    limit: int | None = None
     counts: bool = False
     multiplier: Any = None
     moves: Callable[[_Ticks], list[_Phase]] | None = None
@@ -627,7 +627,9 @@ def _found(entry: str, rate: _Rate, base: _Rate) -> _Rate:
 class _Args:
     """The arguments of a constructor, for one group."""
 
-    def __init__(self, call: Call, where: str, group: int, given: _Given, sizes: dict[str, int]) -> None:
+    def __init__(
+        self, call: Call, where: str, group: int, given: _Given, sizes: dict[str, int], shared: dict[str, Any]
+    ) -> None:
         names = _SIGNATURES[call.name].split()
         bound = call.bound(names, where)
         unknown = [key for key in bound if key not in names and key not in ("verbose", "monitor")]
@@ -639,7 +641,8 @@ class _Args:
         if "verbose" in bound:
             given.notes.say(f"{where}.verbose", "is not read: torch has dropped it")
             del bound["verbose"]
-        self.name, self.where, self.group, self.given, self.sizes = call.name, where, group, given, sizes
+        self.name, self.where, self.group = call.name, where, group
+        self.given, self.sizes, self.shared = given, sizes, shared
         self._raw = bound
         self.settings = Settings(bound, where, given.notes)
         if self.settings.number("last_epoch", -1) != -1:
@@ -648,6 +651,12 @@ class _Args:
 
     def path(self, key: str) -> str:
         return self.settings.path(key)
+
+    def share(self, key: str, value: Any) -> None:
+        """Refuse values that torch keeps in the groups themselves, where two schedulers overwrite each other's."""
+        if self.shared.setdefault(key, value) != value:
+            what = f"{self.name} overwrites in the groups what another one has put there: that is not written as a schedule"
+            raise SolverError(self.where, what, got=f"{self.shared[key]} and {value}", do="give both the same values")
 
     def take(self, key: str, default: Any = None) -> Any:
         return self.settings.take(key, default)
@@ -939,7 +948,8 @@ def _cosine(args: _Args) -> _Leaf:
         return rate.toward(eta, 2.0 / (1.0 + math.cos(math.pi / float(t_max))))
 
     def phases(at: _At) -> list[_Phase]:
-        down, up = Cosine(at.rate.level(), floor.level()), Cosine(floor.level(), at.base.level())
+        top = at.base if t_max.denominator == 1 else at.rate  # torch goes by the base where it hits the floor
+        down, up = Cosine(at.rate.level(), floor.level()), Cosine(floor.level(), top.level())
         falling, rising = at.begin + t_max, at.begin + 2 * t_max
         if at.end is not None and at.end > falling:
             what = (
@@ -947,11 +957,11 @@ def _cosine(args: _Args) -> _Leaf:
             )
             args.given.notes.say(args.path("T_max"), what)
         if at.end is not None and at.end <= rising:
-            return [_Phase(down, falling, shaped=True), _Phase(up, rising, shaped=True), _constant(at.base)]
+            return [_Phase(down, falling, shaped=True), _Phase(up, rising, shaped=True), _constant(top)]
         every = at.ticks.text(2 * t_max)
-        if at.rate == at.base:
+        if at.rate == top:
             return [_Phase(Cycle((dataclasses.replace(down, until="50%"), up), every=every))]
-        again = Cycle((dataclasses.replace(up, until="50%"), Cosine(at.base.level(), floor.level())), every=every)
+        again = Cycle((dataclasses.replace(up, until="50%"), Cosine(top.level(), floor.level())), every=every)
         return [_Phase(down, falling, shaped=True), _Phase(again)]
 
     return _Leaf(
@@ -1067,9 +1077,15 @@ def _one_cycle(args: _Args) -> _Leaf:
     curve = _Anneal(shape, ends, [*texts, "100%-1"], total)
     cycles, rest, crest = _momenta(args, 0.85, 0.95)
 
+    after = curve.value(rates, total)
+    args.share("rates", (low, top, least))
+    if cycles:
+        args.share("momentum", (rest, crest))
+
     def phases(at: _At) -> list[_Phase]:
-        after = curve.value(rates, total)
-        _no_more_than(args, at, total + (after >= 0))
+        if after < 0 and at.end is not None and at.end > at.begin + total:
+            what = "is below the run, whose last rate torch makes negative"
+            raise SolverError(args.path("total_steps"), what, got=str(total), do="give it the length of the run")
         return curve.phases(rates, at.ticks, at.begin)
 
     def momentum(ticks: _Ticks, begin: Fraction) -> list[_Phase]:
@@ -1086,6 +1102,7 @@ def _one_cycle(args: _Args) -> _Leaf:
         first_momentum=curve.value([crest, rest, crest, crest] if three else [crest, rest, crest], 0),
         horizon=Fraction(total),
         horizon_name="total_steps",
+        limit=total - (1 if math.isnan(after) else 0),
     )
 
 
@@ -1097,14 +1114,6 @@ def _cycle_steps(args: _Args) -> int:
         do = "give total_steps, or epochs and steps_per_epoch"
         raise SolverError(args.path("total_steps"), "is missing", got=f"keys {', '.join(args._raw)}", do=do)
     return args.integer("epochs", low=1) * args.integer("steps_per_epoch", low=1)
-
-
-def _no_more_than(args: _Args, at: _At, total: int) -> None:
-    """Refuse a run with more than ``total`` steps, of which torch raises or gives a negative rate."""
-    if at.end is not None and at.end > at.begin + total:
-        got = f"{float(at.end - at.begin):g} steps in the run"
-        do = "give it the length of the run, or train no longer"
-        raise SolverError(args.path("total_steps"), "torch raises when it is stepped past its end", got=got, do=do)
 
 
 def _percent(share: float | Fraction) -> str:
@@ -1161,7 +1170,8 @@ class _Anneal:
                 break
         if written[-1].end == begin + self.total - 1:
             written.append(_Phase(HOLD, over, stairs=True))
-        return [*_cut(written, over, ticks), _constant(_Rate(fixed=max(self.value(values, self.total), 0.0)))]
+        after = self.value(values, self.total)
+        return [*_cut(written, over, ticks), _constant(_Rate(fixed=after if after > 0 else 0.0))]
 
 
 def _momenta(args: _Args, base: float, top: float) -> tuple[bool, float, float]:
@@ -1186,6 +1196,8 @@ def _cyclic(args: _Args) -> _Leaf:
         raise SolverError(args.path("step_size_up"), "is 0, by which torch divides", got="0", do="correct it")
     wave = _Wave(up, down, *_scaling(args))
     cycles, rest, crest = _momenta(args, 0.8, 0.9)
+    if cycles and "momentum" in args.shared:
+        args.share("momentum", (rest, crest))
 
     def phases(at: _At) -> list[_Phase]:
         return [wave.phase(low, top, at.ticks)]
@@ -1314,6 +1326,7 @@ def _swa(args: _Args) -> _Leaf:
     target, count = args.rate("swa_lr"), args.integer("anneal_epochs", 10)
     shape = _SHAPES[args.settings.choice("anneal_strategy", _SHAPES, "cos")]
     end = _Rate(fixed=target)
+    args.share("swa_lr", target)
 
     def left(k: int) -> float:
         x = min(k / max(count, 1), 1.0)
@@ -1696,6 +1709,7 @@ def _writes(one: _Single, k: int) -> bool:
 def _course(node: _Together | _Switch, ticks: _Ticks) -> tuple[list[_Phase], list[_Phase]]:
     """The phases of the rate and of the momentum; none where the momentum is left alone."""
     stretches, momentum = _stretches(node, ticks)
+    _check_limits(stretches, ticks)
     phases: list[_Phase] = []
     before: _Stretch | None = None
     for stretch in _merged(stretches):
@@ -1705,6 +1719,19 @@ def _course(node: _Together | _Switch, ticks: _Ticks) -> tuple[list[_Phase], lis
         )
         before = stretch
     return phases, _momentum(stretches, momentum, ticks)
+
+
+def _check_limits(stretches: Sequence[_Stretch], ticks: _Ticks) -> None:
+    for stretch in stretches:
+        end = min((end for end in (stretch.end, ticks.total) if end is not None), default=None)
+        for one, k in stretch.who if end is not None else ():
+            limit = one.leaf.limit
+            assert end is not None
+            if limit is not None and k + math.ceil(end - stretch.begin) - 1 > limit:
+                got = f"{k + math.ceil(end - stretch.begin)} steps"
+                do = "give it the length of the run, or train no longer"
+                what = "torch raises when it is stepped past its end"
+                raise SolverError(f"{one.leaf.where}.total_steps", what, got=got, do=do)
 
 
 def _momentum(stretches: Sequence[_Stretch], first: float | None, ticks: _Ticks) -> list[_Phase]:
@@ -1721,7 +1748,7 @@ def _momentum(stretches: Sequence[_Stretch], first: float | None, ticks: _Ticks)
             assert writer.leaf.momentum is not None
             phases = [*_cut(phases, begin, ticks), *writer.leaf.momentum(ticks, begin - k)]
         elif first is not None:
-            held = _Phase(HOLD, stairs=True)
+            held = _Phase(Constant(_left(phases, begin - 1)), stairs=True)
             if before is None or begin - 1 == since:
                 held = _constant(_Rate(fixed=first if before is None else before.leaf.first_momentum))
             phases = [*(_cut(_cut(phases, begin, ticks), begin - 1, ticks) if begin else ()), held]
@@ -1938,9 +1965,10 @@ def _one_group(given: _Given, group: int) -> tuple[dict[str, Phases], dict[str, 
     """The schedules of one group, and the lengths of the lists that have one entry for each group, by their paths."""
     sizes: dict[str, int] = {}
     optimizers: dict[str, str] = {}
+    shared: dict[str, Any] = {}
 
     def leaf(call: Call, where: str) -> _Args:
-        args = _Args(call, where, group, given, sizes)
+        args = _Args(call, where, group, given, sizes, shared)
         if isinstance(args.optimizer, Name):
             optimizers[args.optimizer.text] = where
         elif isinstance(args.optimizer, (int, float, list)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -70,7 +71,7 @@ class Window:
         beyond: Whether a phase may reach beyond the run.
         denominator: Positions are counted in units of 1/denominator steps.
         before: The values that the phase before left, one for each group.
-        after: Gives the values with which the phase after begins.
+        after: Gives the values with which the phase after begins; ``None`` where there is none.
         signed: Whether values may be negative, as in a sum that is not.
         scales: How much the rules have scaled each group; 1 where it is left out.
         feed: Where a schedule that follows a metric puts its tracker; ``None`` where none can stand.
@@ -87,7 +88,7 @@ class Window:
     beyond: Literal["error", "allow"] = "error"
     denominator: int = 1
     before: tuple[float, ...] | None = None
-    after: Callable[[], tuple[float, ...]] | None = None
+    after: Callable[[], tuple[float, ...] | None] | None = None
     signed: bool = False
     scales: tuple[float, ...] | None = None
     feed: Feed | None = None
@@ -153,9 +154,13 @@ class Window:
     def _neighbour(self, level: str, where: str) -> tuple[float, ...]:
         if level == "previous" and self.before is not None:
             return self.before
-        if level == "next" and self.after is not None:
-            return self.after()
-        do = "give a number; only a phase beside another one can take its value, and not both from each other"
+        after = None if level == "previous" or self.after is None else self.after()
+        if after is not None:
+            return after
+        do = (
+            "give a number; only a phase beside another one can take its value, not both from each other, and not "
+            "that of a Plateau, which nobody knows beforehand"
+        )
         which = "before" if level == "previous" else "after"
         raise SolverError(where, f"there is no phase {which} this one", got=repr(level), do=do)
 
@@ -181,6 +186,21 @@ class Window:
         if end <= self.begin:
             raise SolverError(f"{self.where}.{name}", "the phase has no length", got=str(end), do="give it one")
         return Axis.between(self.begin, end - self.begin, self.denominator)
+
+    def counter(self, every: int | str, name: str = "every") -> Callable[[Any], Any]:
+        """Counts how many ``every`` have passed since the window began, also in epochs that differ in length.
+
+        Raises:
+            SolverError: The run does not know what the unit needs, or ``every`` is nothing.
+        """
+        duration, where = Duration.parse(every), f"{self.where}.{name}"
+        if duration.epochs is None or self.run.epoch_ends is None:
+            return self.count(duration.length(self.run, where))
+        first, last = self.run.epochs_at_step(self.begin), self.known_end()
+        ends = [self.begin]
+        while ends[-1] < last:
+            ends.append(self.run.steps_at_epoch(first + duration.epochs * len(ends)))
+        return UnevenAxis(tuple(ends), last, self.denominator)
 
     def count(self, every: Fraction) -> Axis:
         """How many times ``every`` steps have passed since the window began, fractions included."""
@@ -233,6 +253,23 @@ class Axis:
         return np.asarray(passed / self.span, dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class UnevenAxis:
+    """Counts lengths that differ: how many of the ``ends`` have been reached, and the part of the next one."""
+
+    ends: tuple[Fraction, ...]
+    last: Fraction
+    denominator: int
+
+    def __call__(self, position: Any) -> Any:
+        if isinstance(position, np.ndarray):
+            return np.array([self(int(one)) for one in position.tolist()], dtype=np.float64)
+        step = min(max(Fraction(position, self.denominator), self.ends[0]), self.last)
+        index = min(bisect_right(self.ends, step) - 1, len(self.ends) - 2)
+        begin, end = self.ends[index], self.ends[index + 1]
+        return float(index + (step - begin) / (end - begin))
+
+
 def affine(position: Any, scale: int, offset: int = 0) -> Any:
     """``position * scale + offset`` in whole numbers, for one position or an array; never wraps around."""
     if isinstance(position, np.ndarray) and int(position.max(initial=0)) * scale + abs(offset) >= 2**62:
@@ -275,7 +312,9 @@ class Schedule(Plain, ABC):
             Duration.parse(self.until, f"{name}.until")
         for level in level_fields(type(self)):
             if getattr(self, level) is not None:
-                _check_level(getattr(self, level), f"{name}.{level}")
+                check_level(getattr(self, level), f"{name}.{level}")
+        if getattr(self, "of", None) == ():
+            raise self._error("of", "is empty", got=[], do="give at least one schedule")
         gamma = getattr(self, "gamma", None)
         if isinstance(gamma, float) and gamma <= 0:
             raise self._error("gamma", "must be a factor > 0", got=gamma, do="correct it")
@@ -289,7 +328,12 @@ def level_fields(cls: type[Schedule]) -> list[str]:
     return [name for name, hint in field_hints(cls).items() if hint in (Level, Level | None)]
 
 
-def _check_level(level: Level, where: str) -> None:
+def check_level(level: Level, where: str) -> None:
+    """Refuse what is not a :data:`Level`.
+
+    Raises:
+        SolverError: It is not one, or a factor below 0.
+    """
     forms = (
         "give a factor of the group's base value, {absolute: VALUE}, {scaled: VALUE}, {optimizer: FACTOR}, a sum "
         "such as {base: FACTOR, absolute: VALUE}, previous or next"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightning_solver.schedules.base import Curve, Floats, Integers, Level, Schedule, Window
+from lightning_solver.schedules.base import Curve, Floats, Integers, Level, Schedule, Window, check_level
 from lightning_solver.schedules.join import lay
 
 
@@ -40,12 +40,14 @@ class Chain(Schedule):
     until: int | str | None = None
 
     def check(self) -> None:
-        super().check()
         if len(self.of) < 2:
             raise self._error("of", "needs at least two", got=len(self.of), do="give the schedule by itself")
+        super().check()
         if self.floors and len(self.floors) != len(self.of):
             got = (len(self.floors), len(self.of))
             raise self._error("floors", "does not fit the number of schedules", got=got, do="give one for each")
+        for i, floor in enumerate(self.floors):
+            check_level(floor, f"Chain.floors[{i}]")
 
     def lay(self, window: Window) -> Curve:
         end = math.ceil(window.known_end())

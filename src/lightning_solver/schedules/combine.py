@@ -12,7 +12,8 @@ from typing import Any, Literal
 from lightning_solver.errors import SolverError
 from lightning_solver.schedules.base import Curve, Level, Schedule, Window, level_fields
 from lightning_solver.schedules.curves import Added, Clipped, Fixed, Joined, Multiplied, Split
-from lightning_solver.schedules.join import Join, Phases, lay
+from lightning_solver.schedules.join import Phases, contains, lay, lay_phases, numbered
+from lightning_solver.schedules.plateau import Plateau
 from lightning_solver.schedules.shapes import Constant, Exponential
 
 
@@ -73,7 +74,7 @@ class Sum(Schedule):
             raise self._error("terms", "needs at least two", got=len(self.terms), do="give the schedule by itself")
 
     def lay(self, window: Window) -> Curve:
-        inner = window.inside(before=None, signed=True)
+        inner = window.inside(before=None, after=None, signed=True)
         wheres = [f"{window.where}.terms[{i}]" for i in range(len(self.terms))]
         return Added(tuple(lay(term, inner.inside(where=where)) for term, where in zip(self.terms, wheres)))
 
@@ -118,20 +119,26 @@ class Warmup(Schedule):
         if self.meets == "interpolate" and not isinstance(self.ramp, Constant) and not hasattr(self.ramp, "end"):
             do = "use a warm-up that has an end (Linear, Cosine, ...), or meets: beneath"
             raise self._error("ramp", "has no end that could be the curve's value", got=type(self.ramp).__name__, do=do)
+        if self.meets == "interpolate" and contains(self.of, Plateau):
+            do = "use meets: multiply, or put the Plateau beside the Warmup in a Product"
+            raise self._error("of", "holds a Plateau, whose value where they meet nobody knows beforehand", do=do)
 
     def lay(self, window: Window) -> Curve:
-        inner = window.inside(where=f"{window.where}.of")
-        if self.meets == "multiply":
-            factor = _factor((self.ramp, Constant()), f"{window.where}.ramp", window)
-            return Multiplied(lay(self.of, inner), (factor,))
+        inner, ramp_at = window.inside(where=f"{window.where}.of"), f"{window.where}.ramp"
         assert self.ramp.until is not None
-        begin, end = window.begin, window.inside(where=f"{window.where}.ramp").point(self.ramp.until, "until")
+        begin, end = window.begin, window.inside(where=ramp_at).point(self.ramp.until, "until")
+        if window.end is not None and end > window.end and window.beyond == "error":
+            got, do = f"{self.ramp.until!r}, which is step {float(end):g}", "shorten it"
+            what = f"reaches beyond its phase, which ends at step {float(window.end):g}"
+            raise SolverError(f"{ramp_at}.until", what, got=got, do=do)
+        if end > begin and self.meets == "multiply":
+            return Multiplied(lay(self.of, inner), (_factor((self.ramp, Constant()), ramp_at, window, named=True),))
         if end <= begin:
             window.notes.append(f"{window.where}.ramp.until ({self.ramp.until}): the warm-up is empty and is left out")
             return lay(self.of, inner)
         if self.meets == "delay":
             of = (self.of,) if isinstance(self.of, Schedule) else self.of
-            return Join((self.ramp, *of)).lay(window)
+            return lay_phases((self.ramp, *of), window, (ramp_at, *numbered(inner.where, len(of))))
         curve = lay(self.of, inner)
         starts = tuple(math.ceil(point * window.denominator) for point in (begin, end))
         ramp = self._ramp(curve, end, window)
@@ -249,10 +256,13 @@ def lay_by_group(schedules: Sequence[Phases | None], window: Window, wheres: Seq
     return Split(tuple(map(tuple, members.values())), tuple(curves))
 
 
-def _factor(schedule: Phases, where: str, window: Window) -> Curve:
-    """A schedule laid as a factor that is the same for every group."""
+def _factor(schedule: Phases, where: str, window: Window, *, named: bool = False) -> Curve:
+    """A schedule laid as a factor, the same for every group; ``named`` if ``where`` is the path of each phase."""
     _refuse_levels(schedule, where)
-    return lay(schedule, window.inside(where=where, bases=(1.0,), own=None, before=None, after=None, scales=None))
+    alone = window.inside(where=where, bases=(1.0,), own=None, before=None, after=None, scales=None)
+    if named and not isinstance(schedule, Schedule):
+        return lay_phases(schedule, alone.inside(whole=False), [where] * len(schedule))
+    return lay(schedule, alone)
 
 
 def _refuse_levels(schedule: Any, where: str) -> None:
@@ -266,6 +276,11 @@ def _refuse_levels(schedule: Any, where: str) -> None:
             if isinstance(level, dict):
                 do = "only the first schedule of a product has values; give the others plain factors"
                 raise SolverError(f"{where}.{name}", "must be a plain factor", got=repr(level), do=do)
+        floors = getattr(schedule, "floors", ())
+        for i, level in enumerate(floors):
+            if isinstance(level, dict):
+                do = "only the first schedule of a product has values; give the others plain factors"
+                raise SolverError(f"{where}.floors[{i}]", "must be a plain factor", got=repr(level), do=do)
         for name in ("phases", "factors", "terms", "of", "ramp"):
             _refuse_levels(getattr(schedule, name, None), f"{where}.{name}")
     elif isinstance(schedule, Sequence) and not isinstance(schedule, str):

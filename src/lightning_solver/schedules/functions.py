@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 
-from lightning_solver.durations import Duration
 from lightning_solver.errors import SolverError
 from lightning_solver.plain import import_dotted
 from lightning_solver.schedules.base import Curve, Level, Schedule, Window
@@ -45,11 +45,15 @@ class Function(Schedule):
     start: Level = 1.0
     until: int | str | None = None
 
+    def check(self) -> None:
+        super().check()
+        if not isinstance(self.function, str) and not callable(self.function):
+            raise self._error("function", "is not a function", got=self.function, do="name a function of one number")
+
     def lay(self, window: Window) -> Curve:
         function = self._resolved(f"{window.where}.function")
-        every = Duration.parse(self.every).length(window.run, f"{window.where}.every")
-        count = window.count(every)
-        last = None if window.end is None else max(math.ceil((window.end - window.begin) / every) - 1, 0)
+        count = window.counter(self.every)
+        last = None if window.end is None else max(math.ceil(count(math.ceil(window.end * window.denominator))) - 1, 0)
         factors = [1.0]  # of the cumulative form, as far as they are known
 
         def factor(periods: float) -> float:
@@ -58,6 +62,10 @@ class Function(Schedule):
                 return self._call(function, n, window)
             while len(factors) <= n:
                 factors.append(factors[-1] * self._call(function, len(factors), window))
+                if not math.isfinite(factors[-1]):
+                    got = f"{factors[-1]} after {len(factors) - 1} factors"
+                    do = "return factors that stay below 1 in the long run"
+                    raise SolverError(f"{window.where}.function", "grows beyond what a float holds", got=got, do=do)
             return factors[n]
 
         factor(0.0)  # a function that cannot be called is found now
@@ -80,12 +88,16 @@ class Function(Schedule):
             value: Any = function(n, **self.args)
         except Exception as error:  # whatever a user's function may raise
             what = f"failed for {n}: {type(error).__name__}: {error}"
-            raise SolverError(where, what, got=repr(self.function), do="mend the function") from error
+            raise SolverError(where, what, got=_named(self.function), do="mend the function") from error
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
             raise SolverError(where, f"gave no number for {n}", got=repr(value), do="return a factor, such as 0.5")
         if not math.isfinite(value) or value < 0:
             raise SolverError(where, f"gave no factor for {n}", got=repr(value), do="return a finite number >= 0")
         return float(value)
+
+
+def _named(function: str | Callable[..., float]) -> str:
+    return function if isinstance(function, str) else getattr(function, "__qualname__", repr(function))
 
 
 @dataclass(frozen=True)
@@ -123,8 +135,7 @@ class Noise(Schedule):
             raise self._error("seed", "must not be negative", got=self.seed, do="correct it")
 
     def lay(self, window: Window) -> Curve:
-        every = Duration.parse(self.every).length(window.run, f"{window.where}.every")
-        from_start = window.inside(begin=every * 0)
+        from_start = window.inside(begin=Fraction(0))
         known: dict[int, float] = {}
 
         def factor(periods: float) -> float:
@@ -133,7 +144,7 @@ class Noise(Schedule):
                 known[n] = 1.0 + self._draw(n)
             return known[n]
 
-        return Growth(window.levels(self.start, "start"), from_start.count(every), factor)
+        return Growth(window.levels(self.start, "start"), from_start.counter(self.every), factor)
 
     def _draw(self, n: int) -> float:
         twister = _Twister(self.seed + n)

@@ -11,6 +11,7 @@ from lightning_solver.durations import Duration
 from lightning_solver.errors import SolverError
 from lightning_solver.schedules.base import Curve, Schedule, Window
 from lightning_solver.schedules.curves import Hold, Joined, Moved
+from lightning_solver.schedules.plateau import Plateau
 
 Phases = Schedule | Sequence[Schedule]
 
@@ -33,7 +34,7 @@ class Join(Schedule):
             raise self._error("phases", "is empty", got=[], do="give at least one schedule")
 
     def lay(self, window: Window) -> Curve:
-        return _Phases(self.phases, window, f"{window.where}.phases").joined()
+        return lay_phases(self.phases, window, numbered(f"{window.where}.phases", len(self.phases)))
 
 
 def lay(schedule: Phases, window: Window) -> Curve:
@@ -43,10 +44,29 @@ def lay(schedule: Phases, window: Window) -> Curve:
         SolverError: Phases that do not cover the window, or what the schedules themselves refuse.
     """
     phases = (schedule,) if isinstance(schedule, Schedule) else schedule
-    curve = _Phases(phases, window.inside(whole=False), window.where).joined()
+    curve = lay_phases(phases, window.inside(whole=False), numbered(window.where, len(phases)))
     if not window.whole or window.end is None:
         return curve
     return Moved(curve, Hold(math.ceil(window.end * window.denominator)))
+
+
+def lay_phases(phases: Sequence[Schedule], window: Window, names: Sequence[str]) -> Curve:
+    """The curve of phases one after another; ``names`` are their paths for messages."""
+    return _Phases(phases, window, tuple(names)).joined()
+
+
+def numbered(where: str, count: int) -> list[str]:
+    """The paths of the phases of a list; that of the list itself where there is only one."""
+    return [where] if count == 1 else [f"{where}[{i}]" for i in range(count)]
+
+
+def contains(schedule: object, kinds: type[Schedule] | tuple[type[Schedule], ...]) -> bool:
+    """Whether a schedule or one inside of it is of one of some classes."""
+    if isinstance(schedule, kinds):
+        return True
+    if isinstance(schedule, Schedule):
+        return any(contains(inner, kinds) for inner in vars(schedule).values())
+    return isinstance(schedule, (tuple, list)) and any(contains(inner, kinds) for inner in schedule)
 
 
 @dataclass(frozen=True)
@@ -55,7 +75,7 @@ class _Phases:
 
     phases: Sequence[Schedule]
     window: Window
-    where: str
+    names: tuple[str, ...]
 
     def joined(self) -> Curve:
         window = self.window
@@ -63,7 +83,7 @@ class _Phases:
         curves: list[Curve] = []
         begin, before = window.begin, window.before
         for i, phase in enumerate(self.phases):
-            name = self._name(i)
+            name = self.names[i]
             if curves and window.end is not None and begin >= window.end:
                 window.notes.append(f"{name}: never begins, as the run ends before step {float(begin):g}")
                 break
@@ -80,19 +100,17 @@ class _Phases:
             starts.append(position)
             curves.append(curve)
             if end is not None and i < len(self.phases) - 1:
-                before = tuple(curve.at(math.ceil(end * window.denominator)))
+                moving = contains(phase, Plateau)  # what it leaves is not known before the run
+                before = None if moving else tuple(curve.at(math.ceil(end * window.denominator)))
                 begin = end
         if not curves:
-            raise SolverError(self._name(0), "all phases are empty", do="give one of them a length")
+            raise SolverError(self.names[0], "all phases are empty", do="give one of them a length")
         return curves[0] if len(curves) == 1 else Joined(tuple(starts), tuple(curves))
-
-    def _name(self, i: int) -> str:
-        return self.where if len(self.phases) == 1 else f"{self.where}[{i}]"
 
     def _laid(self, i: int, begin: Fraction, end: Fraction | None, before: tuple[float, ...] | None) -> Curve:
         window = self.window
 
-        def opening() -> tuple[float, ...]:
+        def opening() -> tuple[float, ...] | None:
             """The values with which the next phase that has a length begins."""
             assert end is not None
             for j in range(i + 1, len(self.phases)):
@@ -100,15 +118,14 @@ class _Phases:
                 if its_end is None or its_end > end:
                     curve = self._laid(j, end, its_end, None)
                     return tuple(curve.at(math.floor(end * window.denominator)))
-            assert window.after is not None
-            return window.after()
+            return None if window.after is None else window.after()
 
         last = i == len(self.phases) - 1
         after = window.after if last or end is None else opening
-        return self.phases[i].lay(window.inside(begin=begin, end=end, before=before, after=after, where=self._name(i)))
+        return self.phases[i].lay(window.inside(begin=begin, end=end, before=before, after=after, where=self.names[i]))
 
     def _end(self, i: int, begin: Fraction) -> Fraction | None:
-        window, phase, where = self.window, self.phases[i], self._name(i)
+        window, phase, where = self.window, self.phases[i], self.names[i]
         last = i == len(self.phases) - 1
         if phase.until is None:
             if not last:

@@ -30,8 +30,8 @@ class Plateau(Schedule):
         threshold: What counts as an improvement: more than this share of the best value, or than this difference.
         threshold_mode: ``rel`` for a share, ``abs`` for a difference.
         cooldown: For how many validations after a drop none is counted as bad.
-        min: The lowest value.
-        eps: A drop that would change the value by no more than this is left out.
+        min: The lowest value; as a factor of a product, the lowest factor.
+        eps: A drop that would change the value (or the factor) by no more than this is left out.
         start: Value before the first drop.
         until: Where the phase ends.
 
@@ -70,6 +70,8 @@ class Plateau(Schedule):
             raise SolverError(window.where, what, got="Plateau", do=do)
         tracker = window.feed.tracker(self, window)
         start, low = window.levels(self.start, "start"), window.levels(self.min, "min")
+        if min(start, default=0.0) < 0:
+            raise SolverError(f"{window.where}.start", "is negative", got=f"{min(start):g}", do="give a value >= 0")
         return _Dropping(tracker, start, low, window.denominator)
 
     def better(self, value: float, best: float) -> bool:

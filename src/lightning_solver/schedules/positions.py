@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from lightning_solver.durations import Duration, RunLength, exact
+from lightning_solver.durations import Duration, exact
 from lightning_solver.errors import SolverError
 from lightning_solver.schedules.base import Curve, Floats, Integers, Schedule, Window, affine, integers
 from lightning_solver.schedules.curves import Hold, Moved, not_negative
@@ -221,9 +221,6 @@ class Cycle(Schedule):
     def lay(self, window: Window) -> Curve:
         where = f"{window.where}.every"
         every, grow = Duration.parse(self.every), exact(self.grow)
-        if window.run.epoch_ends is not None and any(unit == "ep" for _, unit in every.terms):
-            do = "give the length in steps"
-            raise SolverError(where, "is in epochs, which differ in length", got=repr(self.every), do=do)
         length = every.length(window.run, where)
         end = window.end
         if grow > 1 and end is None:
@@ -250,7 +247,8 @@ class Cycle(Schedule):
             shared="every cycle" if grow == 1 and self.decay == 1 else "",
             length=length,
         )
-        cycles.at(0)  # what does not fit into a cycle is found now
+        for index in range(last + 1 if grow > 1 and last is not None else 1):
+            cycles._curve(index)  # what does not fit into a cycle is found now
         return cycles
 
 
@@ -313,7 +311,7 @@ class _Cycles(Curve):
                 window,
                 begin=Fraction(0),
                 end=length,
-                run=RunLength(total_steps=length, steps_per_epoch=window.run.steps_per_epoch),
+                run=replace(window.run, total_steps=length, epoch_ends=None),
                 bases=tuple(base * self.cycle.decay**index for base in window.bases),
                 before=None,
                 after=None,

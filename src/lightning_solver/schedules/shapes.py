@@ -7,11 +7,12 @@ that has passed (0 at its first step, 1 at the step after its last) and ``t`` th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from lightning_solver.durations import Duration
 from lightning_solver.errors import SolverError
-from lightning_solver.schedules.base import Axis, Curve, Level, Schedule, Window
+from lightning_solver.schedules.base import Curve, Level, Schedule, Window
 from lightning_solver.schedules.curves import Blend, Fixed, Geometric, Growth
 
 
@@ -147,18 +148,18 @@ class Exponential(Schedule):
         first = window.levels(self.start, "start")
         if self.end is not None:
             last = window.levels(self.end, "end")
-            for name, values, others in (("start", first, last), ("end", last, first)):
-                if any(value == 0 < other for value, other in zip(values, others)):
-                    do = "give a value > 0, or use Linear"
-                    what = "is 0, which no constant rate leaves or reaches"
-                    raise SolverError(f"{window.where}.{name}", what, got=repr(getattr(self, name)), do=do)
+            for base, a, b in zip(window.bases, first, last):
+                if a != b and not (a * b > 0 and math.isfinite(b / a) and math.isfinite(a / b)):
+                    got = f"from {a:g} to {b:g} (base value {base:g})"
+                    do = "give values > 0, or use Linear"
+                    raise SolverError(f"{window.where}.end", "no constant rate leads there", got=got, do=do)
             return Geometric(first, last, window.axis())
         assert self.gamma is not None
         gamma, every = self.gamma, self.every
         if every is None:
-            axis = window.axis()
+            axis: Callable[[Any], Any] = window.axis()
         else:
-            axis = window.count(Duration.parse(every).length(window.run, f"{window.where}.every"))
+            axis = window.counter(every)
         finite_growth(gamma, axis, window)
         return Growth(first, axis, lambda periods: math.pow(gamma, periods))
 
@@ -194,7 +195,7 @@ class Inverse(Schedule):
 
     def lay(self, window: Window) -> Curve:
         power = self.power
-        axis = window.count(Duration.parse(self.every).length(window.run, f"{window.where}.every"))
+        axis = window.counter(self.every)
         return Growth(window.levels(self.start, "start"), axis, lambda periods: math.pow(1.0 + periods, -power))
 
 
@@ -219,7 +220,7 @@ class Tanh(Schedule):
     def check(self) -> None:
         super().check()
         if self.lower >= self.upper:
-            raise self._error("lower", "must be below upper", got=(self.lower, self.upper), do="swap them")
+            raise self._error("lower", "must be below upper", got=(self.lower, self.upper), do="correct them")
 
     def lay(self, window: Window) -> Curve:
         lower, upper = self.lower, self.upper
@@ -267,7 +268,7 @@ def _check_power(schedule: Schedule, name: str) -> None:
         raise SolverError(where, "must be > 0", got=repr(power), do="correct it")
 
 
-def finite_growth(gamma: float, axis: Axis, window: Window) -> None:
+def finite_growth(gamma: float, axis: Callable[[Any], Any], window: Window) -> None:
     """Refuse a factor above 1 that is applied for so long that no float holds the result."""
     if gamma <= 1:
         return

@@ -34,20 +34,9 @@ class Step(Schedule):
     until: int | str | None = None
 
     def lay(self, window: Window) -> Curve:
-        gamma, run = self.gamma, window.run
-        duration = Duration.parse(self.every)
-        first = window.levels(self.start, "start")
-        if duration.epochs is None or run.epoch_ends is None:
-            count = window.count(duration.length(run, f"{window.where}.every"))
-            finite_growth(gamma, count, window)
-            return Growth(first, count, lambda stairs: math.pow(gamma, math.floor(stairs)))
-        # Epochs that differ in length: the stairs are as uneven as they are.
-        stairs: list[Fraction] = []
-        last = _epochs_until(window)
-        offset = _epoch_position(window, window.begin)
-        while offset + duration.epochs * (len(stairs) + 1) <= last:
-            stairs.append(run.steps_at_epoch(offset + duration.epochs * (len(stairs) + 1)))
-        return _drops(first, stairs, gamma, window)
+        gamma, count = self.gamma, window.counter(self.every)
+        finite_growth(gamma, count, window)
+        return Growth(window.levels(self.start, "start"), count, lambda stairs: math.pow(gamma, math.floor(stairs)))
 
 
 @dataclass(frozen=True)
@@ -102,16 +91,3 @@ def _drops(first: tuple[float, ...], points: Sequence[Fraction], gamma: float, w
         return float(bisect_right(reached, position))
 
     return Growth(first, count, lambda drops: math.pow(gamma, drops))
-
-
-def _epoch_position(window: Window, step: Fraction) -> Fraction:
-    """``step`` in epochs, exact, where epochs differ in length."""
-    run = window.run
-    epoch = run.epoch_at_step(step, window.where)
-    begin = run.steps_at_epoch(Fraction(epoch))
-    return epoch + (step - begin) / (run.steps_at_epoch(Fraction(epoch + 1)) - begin)
-
-
-def _epochs_until(window: Window) -> Fraction:
-    assert window.run.epoch_ends is not None
-    return _epoch_position(window, window.known_end())
