@@ -147,7 +147,7 @@ def _lines(data: Any) -> list[str]:
 def _entry(head: str, value: Any) -> list[str]:
     inline = _inline(value)
     nested = isinstance(value, (Mapping, list)) and bool(value)
-    if not nested or (len(head) + len(inline) < _WIDTH and _short(value)):
+    if not nested or (len(head) + len(inline) < _WIDTH and _short(value) and head != "schedules:"):
         return [f"{head} {inline}"]
     return [head, *(f"  {line}" for line in _lines(value))]
 

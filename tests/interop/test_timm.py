@@ -532,10 +532,6 @@ def test_what_is_not_mapped_is_noted():
     [
         (factory(sched="cosin"), r"create_scheduler_v2\.sched: unknown value; got 'cosin'; did you mean cosine"),
         (factory(sched=None), r"sched: unknown value"),
-        (
-            factory(warmup_epoch=3),
-            r"create_scheduler_v2\.warmup_epoch: is not an argument .* did you mean warmup_epochs",
-        ),
         (factory(num_epochs=0), r"num_epochs: must be > 0"),
         (factory(min_lr=-0.1), r"min_lr: must be at least 0"),
         (factory(warmup_epochs=-1), r"warmup_epochs: must be at least 0"),
@@ -565,7 +561,6 @@ def test_what_is_not_mapped_is_noted():
         (factory(noise=0.5, noise_pct=0), r"noise_pct: lets timm draw for ever"),
         (factory(noise=0.5, noise_seed=1.5), r"noise_seed: must be a whole number"),
         (scheduler("CosineLRScheduler"), r"CosineLRScheduler\.t_initial: is missing"),
-        (scheduler("CosineLRScheduler", t_initial=5, T_max=3), r"CosineLRScheduler\.T_max: is not an argument"),
         (scheduler("StepLRScheduler", decay_rate=0.1), r"StepLRScheduler\.decay_t: is missing"),
         (scheduler("MultiStepLRScheduler", decay_t=["a"]), r"decay_t: must be a list of numbers"),
         (scheduler("TanhLRScheduler", t_initial=5, lb=3, ub=1), r"lb: must be below ub"),
@@ -590,7 +585,6 @@ def test_what_is_not_mapped_is_noted():
             {"epochs": 3, "num_epochs": 3},
             r"num_epochs: is a keyword of create_scheduler_v2 among arguments of train.py",
         ),
-        ({"num_epochs": 3, "warm": 3}, r"warm: is not an argument of create_scheduler_v2"),
         ({"min-lr": 0, "min_lr": 0}, r"config.min_lr: is given twice"),
         ({"momentum": 0.9}, r"config: has nothing of timm's schedules"),
         ({"lr_config": {"policy": "step"}}, r"is not for from_timm: lr_config .* use interop.from_mmcv"),

@@ -762,8 +762,7 @@ def _schedule(call: Call, clock: _Clock, where: str, notes: Notes) -> Phases:
     given = call.bound(found.order, where)
     for key in given:
         if key not in found.order:
-            do = suggestion(key, found.order, "arguments")
-            raise SolverError(f"{where}.{key}", f"{call.name} has no such argument", got=key, do=do)
+            notes.unknown(f"{where}.{key}", key, call.name, found.order)
     return found.make(_Ask(Settings(given, where, notes), clock, notes))
 
 

@@ -274,7 +274,7 @@ def _per_step(settings: Settings, facts: Facts) -> Any:
         got = f"{count}, and facts.batches_per_step {fact}"
         do = "leave one of them out"
         raise SolverError(wrapper.path("accumulative_counts"), "contradicts the facts", got=got, do=do)
-    wrapper.ignore("_delete_")
+    wrapper.ignore("_delete_", *(("type",) if wrapper.take("type") == "OptimWrapper" else ()))
     wrapper.rest(lambda _: "the optimiser, its groups, clipping and precision are not part of the schedules")
     return (fact or 1) if count is None else int(count)
 
@@ -572,7 +572,7 @@ class _Reader:
         def after(level: float | None) -> float | None:
             return None if level is None else level * factor
 
-        return self.move(lambda _: [], self.begin, after, jumps=jumps, needs_level=jumps)
+        return self.move(lambda _: [], self.begin, after, stairs=False, jumps=jumps, needs_level=jumps)
 
     def cut(self, shape: Schedule, stop: _Point) -> Schedule:
         """A shape that is done at ``stop``, cut off where the scheduler or the run ends before that."""
@@ -1328,7 +1328,7 @@ def _sequence(moves: Sequence[_Move], run: _Run, bare: bool) -> list[Schedule] |
         sign = run.sign(move.latest - at)
         flexible = move.latest != move.begin
         waits = bool(out) and out[-1].until is None  # the phase before lasts until something else begins
-        # Iterations are taken to be over before some epoch begins: if they are not, the phases are refused as they are laid.
+        # Iterations are taken to be over before an epoch begins: where they are not, laying the phases fails.
         if sign == -1 or (sign is None and (flexible or waits or (move.latest - at).epochs < 0)):
             return None
         if sign == 0 and before is not None and not _follows(move, before, move.latest, run):

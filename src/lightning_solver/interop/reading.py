@@ -148,12 +148,22 @@ def read_python(text: str, where: str = "config") -> dict[str, Any]:
                     found[target.id] = value
                 elif isinstance(target, (ast.Attribute, ast.Subscript)):
                     _assign_inside(target, value, found)
+                elif isinstance(target, (ast.Tuple, ast.List)):
+                    _unpack(target, value, found)
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
             found[statement.target.id] = _value(statement.value, found)
         elif isinstance(statement, ast.Expr) and isinstance(statement.value, (ast.Call, ast.List, ast.Tuple)):
             value = _value(statement.value, found)
             found.setdefault("calls", []).extend(value if isinstance(value, (list, tuple)) else [value])
     return found
+
+
+def _unpack(target: ast.Tuple | ast.List, value: Any, found: dict[str, Any]) -> None:
+    """``a, b = 1, 2``; of what a call gives, the first name stands for the call (``scheduler, _ = make(...)``)."""
+    several = isinstance(value, (list, tuple)) and len(value) == len(target.elts)
+    for i, name in enumerate(target.elts):
+        if isinstance(name, ast.Name):
+            found[name.id] = value[i] if several else value if i == 0 else Unread(ast.unparse(target))
 
 
 def _assign_inside(target: ast.Attribute | ast.Subscript, value: Any, found: dict[str, Any]) -> None:

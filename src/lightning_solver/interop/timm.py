@@ -193,22 +193,22 @@ def _called(config: Any, where: str, notes: Notes) -> tuple[str, Settings]:
 
 
 def _arguments(name: str, given: Mapping[str, Any], notes: Notes) -> tuple[str, Settings]:
-    """The arguments of a class or of the factory, which refuse those that they do not know."""
+    """The arguments of a class or of the factory."""
     data = {str(key): value for key, value in given.items() if key != "optimizer"}
     if isinstance(data.get("updates_per_epoch"), (Call, Name, Unread)):  # len(loader): a fact, where it matters
         del data["updates_per_epoch"]
     if name in ("create_scheduler", "scheduler_kwargs"):
         return name, Settings(_underscored(data, name), name, notes)
-    _refuse_unknown(data, CLASSES.get(name, FACTORY), name)
-    return name, Settings(data, name, notes)
+    return name, Settings(_known(data, CLASSES.get(name, FACTORY), name, name, notes), name, notes)
 
 
-def _refuse_unknown(data: Mapping[str, Any], known: Iterable[str], name: str) -> None:
-    names = list(known)
+def _known(data: Mapping[str, Any], names: Iterable[str], owner: str, where: str, notes: Notes) -> dict[str, Any]:
+    """The arguments that a function has; others are noted."""
+    known = list(names)
     for key in data:
-        if key not in names:
-            do = suggestion(key, names, "arguments")
-            raise SolverError(f"{name}.{key}", f"is not an argument of {name}", got=repr(data[key])[:80], do=do)
+        if key not in known:
+            notes.unknown(f"{where}.{key}" if where else key, key, owner, known)
+    return {key: value for key, value in data.items() if key in known}
 
 
 def _underscored(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -238,8 +238,8 @@ def _flat(config: Mapping[str, Any], notes: Notes) -> tuple[str, Settings]:
         return "train.py", Settings(data, "", notes)
     if not ours and "warmup_epochs" not in data:
         notes.say("config", "is read as keywords of create_scheduler_v2, which warms up for 0 epochs; train.py for 5")
-    _refuse_unknown(data, FACTORY, "create_scheduler_v2")
-    return "create_scheduler_v2", Settings(data, "", notes)
+    name = "create_scheduler_v2"
+    return name, Settings(_known(data, FACTORY, name, "", notes), "", notes)
 
 
 def _numbers(value: Any, where: str, least: int = 0) -> list[float]:

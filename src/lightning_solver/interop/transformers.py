@@ -80,7 +80,7 @@ def from_transformers(config: Any, *, facts: Mapping[str, Any] | None = None, st
     call = _call(load(config), notes)
     ask = _training_arguments(call, known, notes) if _is_arguments(call.name) else _function(call, known, notes)
     policy = POLICIES[ask.name]
-    _refuse_unknown(ask, policy)
+    _check_arguments(ask, policy)
     phases = policy.make(ask)
     ask.run.explain(policy, notes)
     return notes.imported(imported_spec({"lr": phases}), strict)
@@ -214,7 +214,7 @@ def _function(call: Call, facts: Facts, notes: Notes) -> _Ask:
     if call.name == "get_scheduler":
         order: tuple[str, ...] = ("name", "optimizer", _W, _T, "scheduler_specific_kwargs")
         given = call.bound(order, where)
-        _refuse_names(given, order, where)
+        _note_unknown(given, order, where, call.name, notes)
         settings = Settings(given, where, notes)
         name = _scheduler_name(settings, "name")
         own, own_where = _own_arguments(settings, "scheduler_specific_kwargs", name, notes)
@@ -388,20 +388,19 @@ def _monitor(settings: Settings, mode: Any, notes: Notes) -> str:
     return monitor
 
 
-def _refuse_unknown(ask: _Ask, policy: _Policy) -> None:
+def _check_arguments(ask: _Ask, policy: _Policy) -> None:
     arguments = ask.arguments
     own = [name for name in policy.order if name not in ("num_warmup_steps", "num_training_steps")]
-    _refuse_names(ask.given, own, arguments.where)
+    _note_unknown(ask.given, own, arguments.where, ask.name, ask.notes)
     if arguments.take("last_epoch", -1) not in (-1, None):
         do = "leave it out; a checkpoint holds where the schedule stands"
         raise SolverError(arguments.path("last_epoch"), "is not read", got=repr(arguments.take("last_epoch")), do=do)
 
 
-def _refuse_names(given: Any, known: Sequence[str], where: str) -> None:
+def _note_unknown(given: Any, known: Sequence[str], where: str, owner: str, notes: Notes) -> None:
     for name in given:
         if name not in known:
-            do = suggestion(name, known, "arguments")
-            raise SolverError(f"{where}.{name}", "there is no such argument", got=name, do=do)
+            notes.unknown(f"{where}.{name}", name, owner, known)
 
 
 # ------------------------------------------------------------------ the schedules
