@@ -191,10 +191,6 @@ ALONE = [
 
 @pytest.mark.parametrize(("config", "expected"), ALONE, ids=lambda x: x.get("type") if isinstance(x, dict) else None)
 def test_a_scheduler_alone(config, expected):
-    if isinstance(expected, dict) and expected["class_path"] == "Linear":
-        expected = check(config, epochs=16, per_epoch=6) and expected  # ends beyond this run, and so needs no more
-        assert lr(config, **run(16)) == expected
-        return
     assert check(config) == expected
 
 
@@ -329,8 +325,6 @@ def test_one_cycle(linear):
         phase(shape, start=high, end=last, until="100%-1st"),
         HOLD,
     ]
-    if linear:
-        expected[0]["init_args"] = {"start": low, "end": high, "until": "30%-1st"}
     assert lr(config, **run(12)) == expected
     values = imported(config).spec.curve("lr", BASES, total_steps=50)
     expected = [one_cycle(n, 50, 0.02, 0.5, 0.02 / 1e4, linear=linear) for n in range(50)]
@@ -355,10 +349,7 @@ def test_one_cycle_without_a_rise():
 
 def test_one_cycle_forgets_its_eta_max():
     found = imported({"type": "OneCycleLR"}, **run(12))
-    assert (
-        found.spec.to_dict()["schedules"]["lr"] == phase("Constant", value=0.0)
-        or found.spec.curve("lr", BASES, total_steps=72, steps_per_epoch=6).tolist() == [[0.0] * 3] * 72
-    )
+    assert not found.spec.curve("lr", BASES, total_steps=72, steps_per_epoch=6).any()
     assert any("eta_max is 0, which is its default" in note for note in found.notes)
 
 
@@ -423,9 +414,7 @@ def test_plateau_beside_others():
     plateau = phase("Plateau", monitor="loss", factor=0.5, patience=2, min={"absolute": 0.01})
     assert lr(config, **run(12)) == phase("Product", factors=[plateau, [RAMP, phase("Constant")]])
     expected = np.repeat([1.0] * 5 + [0.5] * 4 + [0.25] * 3, 6)[:, None] * by_recursion([WARMUP], 12, 6, 72)
-    np.testing.assert_allclose(
-        followed(config)[:, [0, 2]], np.maximum(expected, [0.0001, 0, 0.00005])[:, [0, 2]] * [1, 1]
-    )
+    np.testing.assert_allclose(followed(config)[:, [0, 2]], expected[:, [0, 2]])
     floor = [{"type": "CosineAnnealingLR", "eta_min": 0.01}, config[1]]
     with pytest.raises(SolverError, match=r"param_scheduler\[1\]: stands beside a scheduler with a floor"):
         imported(floor, **run(12))
@@ -508,7 +497,7 @@ def test_parts_of_epochs():
     assert never.spec.to_dict()["schedules"]["lr"] == phase("MultiStep", at=["4ep"])
     assert any("milestones: the scheduler is never at 2.5" in note for note in never.notes)
     own = {"type": "StepLR", "step_size": 2, **CONVERT, "epoch_length": 8}
-    assert lr(own, **run(12, 6)) == [phase("Step", every=16)] or lr(own, **run(12, 6)) == phase("Step", every=16)
+    assert lr(own, **run(12, 6)) == phase("Step", every=16)
     assert lr(own | {"epoch_length": 6}, **run(12, 6)) == phase("Step", every="2ep")
 
 
@@ -542,7 +531,7 @@ def test_forms(tmp_path):
     assert lr(calls, **known) == expected
     lazy = "param_scheduler = [dict(type=MultiStepLR, milestones=[8, 11])]"
     assert lr(lazy, **known) == expected[1]
-    assert schedules({"param_scheduler": None, "train_cfg": {"by_epoch": True, "max_epochs": 3}}) == {}
+    assert imported({"param_scheduler": None, "train_cfg": {"by_epoch": True, "max_epochs": 3}}).spec.schedules == {}
 
 
 def test_notes_and_strict():
@@ -570,8 +559,6 @@ BAD = [
         r"param_scheduler.type: is not a scheduler of MMEngine; got 'LinearRL'; did you mean LinearLR",
     ),
     ({"type": "OneCycleMomentum"}, "is not a scheduler of MMEngine"),
-    ({"type": "LinearLR", "start_facter": 1}, "start_facter: is not a setting of LinearLR.*did you mean start_factor"),
-    ({"type": "LinearLR", "param_name": "lr"}, "param_name: is not a setting of LinearLR"),
     ({"type": "LinearParamScheduler"}, "param_name: is missing"),
     ({"type": "LinearParamScheduler", "param_name": "betas"}, "param_name: is not an option with one number"),
     ({"type": "OneCycleParamScheduler", "param_name": "momentum"}, "param_name: OneCycle moves the lr only"),
@@ -642,7 +629,7 @@ def test_bad_configs(config, message):
 
 
 def test_facts_are_checked():
-    with pytest.raises(SolverError, match="facts.train_loop: must be by_epoch or by_iter"):
+    with pytest.raises(SolverError, match=r"facts\.train_loop: must be by_epoch or by_iter"):
         imported(LIST, train_loop="epoch")
     mixed = whole({"type": "CosineAnnealingLR", "T_max": 500, **ITER}, {"by_epoch": True, "max_epochs": 12})
     with pytest.raises(SolverError, match=r"T_max: counts iterations beside epochs.*facts={'iters_per_epoch'"):

@@ -14,7 +14,7 @@ CASES = {
     "detectron2 class": ("CosineParamScheduler(1.0, 0.1, end_valu=3)", "end_valu", "end_value or start_value"),
     "pet": ({"POLICY": "COSINE", "TOTAL_ITERS": 50, "WARM_UP_ITERS": 0, "GAMA": 1}, "GAMA", "GAMMA"),
     "timm": ({"create_scheduler_v2": {"sched": "cosine", "num_epochs": 10, "min_l": 3}}, "min_l", "min_lr"),
-    "timm class": ({"type": "CosineLRScheduler", "t_initial": 10, "lr_mi": 3}, "lr_mi", "lr_min"),
+    "timm class": ({"type": "CosineLRScheduler", "t_initial": 10, "lr_mi": 3}, "lr_mi", "lr_min or cycle_limit"),
     "timm arguments": ({"sched": "cosine", "epochs": 10, "zzz": 3}, "zzz", None),
     "transformers": ({"lr_scheduler_type": "linear", "max_steps": 50, "zzz": 1}, "zzz", None),
     "transformers kwargs": (

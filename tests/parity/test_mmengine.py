@@ -1,6 +1,7 @@
 """Schedulers of MMEngine, drawn at random and run side by side: the same values at every step, in every group."""
 
 import copy
+import itertools
 import logging
 import os
 import re
@@ -99,7 +100,7 @@ def adjoining(draw):
     total = epochs if by_epoch else epochs * per_epoch
     points = sorted({0, *draw(st.lists(st.integers(1, total), max_size=3)), total})
     listed = []
-    for begin, end in zip(points, points[1:]):
+    for begin, end in itertools.pairwise(points):
         config = draw(schedulers(option, True, epochs, epochs * per_epoch, EASY))
         config.pop("convert_to_iter_based", None)
         config |= {"by_epoch": by_epoch, "begin": begin, "end": end}
@@ -192,6 +193,8 @@ def compare(recipe):
         return  # what is not known is taken to be long enough for two moves
     if len(config["param_scheduler"]) > 1 and any(item.get("end", 0) >= total for item in config["param_scheduler"]):
         return  # and so is the run for what ends before something else begins
+    if any("total_steps" in item for item in config["param_scheduler"]):
+        return  # nor is the one step written that MMEngine makes beyond it, before it stops
     schedule_alone = {"param_scheduler": config["param_scheduler"]}
     loop = {"train_loop": facts["train_loop"]}
     for less, known in ((config, {}), (schedule_alone, loop), (schedule_alone, loop | {"iters_per_epoch": per_epoch})):
@@ -199,14 +202,16 @@ def compare(recipe):
             spec = from_mmengine(less, facts=known).spec
         except SolverError as error:
             allowed = ("which the config does not say", "MMEngine stops with", "must be larger than begin", *CANNOT)
-            assert any(text in str(error) for text in allowed), error
+            if not any(text in str(error) for text in allowed):
+                raise
             event("asks for a fact")
             continue
         try:
             same(spec, expected, option, per_epoch, batches)
         except SolverError as error:  # phases that do not fit a run or epochs this short say so
-            assert re.search("ends before it begins|is negative in this run", str(error)), error
-            assert not {"iters_per_epoch", "train_cfg"} <= {*less, *known}
+            short = re.search("ends before it begins|is negative in this run", str(error))
+            if not short or {"iters_per_epoch", "train_cfg"} <= {*less, *known}:
+                raise
 
 
 def same(spec, expected, option, per_epoch, batches):
@@ -286,8 +291,9 @@ def test_plateau(data):
     try:
         spec = from_mmengine(whole, facts=facts).spec
     except SolverError as error:
-        assert isinstance(expected, Exception) or "another scheduler moves at the same time" in str(error), error
-        return
+        if isinstance(expected, Exception) or "another scheduler moves at the same time" in str(error):
+            return
+        raise
     assert not isinstance(expected, Exception), expected
     run = RunLength(total_steps=epochs * per_epoch, steps_per_epoch=per_epoch)
     followed = {"loss": metrics} if "Plateau" in str(spec) else None

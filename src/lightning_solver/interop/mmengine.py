@@ -1121,10 +1121,10 @@ def _reader(config: Any, where: str, index: int, run: _Run, facts: Facts, notes:
         raise SolverError(data.path("type"), "is not a scheduler of MMEngine", got=repr(name), do=do)
     kind, option = _CLASSES[name]
     known = (*_COMMON, *_KINDS[kind][1], *(("param_name",) if option is None else ()))
-    for key in config:
+    for key in map(str, config):
         if key not in known:
-            do = suggestion(str(key), known, "settings")
-            raise SolverError(data.path(str(key)), f"is not a setting of {name}", got=repr(config[key])[:80], do=do)
+            data.ignore(key)
+            data.notes.unknown(data.path(key), key, name, known)
     if option is None:
         option = data.needed("param_name")
         if not isinstance(option, str) or not option.isidentifier() or option == "betas":

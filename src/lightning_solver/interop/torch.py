@@ -632,10 +632,9 @@ class _Args:
     ) -> None:
         names = _SIGNATURES[call.name].split()
         bound = call.bound(names, where)
-        unknown = [key for key in bound if key not in names and key not in ("verbose", "monitor")]
-        if unknown:
-            do = suggestion(unknown[0], names, "arguments")
-            raise SolverError(f"{where}.{unknown[0]}", f"{call.name} has no such argument", got=unknown[0], do=do)
+        for key in [key for key in bound if key not in names and key not in ("verbose", "monitor")]:
+            given.notes.unknown(f"{where}.{key}", key, call.name, names)
+            del bound[key]
         bound = {key: Unread(v.text) if isinstance(v, Name) and key != "optimizer" else v for key, v in bound.items()}
         self.optimizer = bound.pop("optimizer", None)
         if "verbose" in bound:
@@ -1807,6 +1806,8 @@ def _written_anew(stretch: _Stretch, ticks: _Ticks) -> list[_Phase]:
             raise _inexpressible(lead.leaf, "made before one that sets the rate")
         rest = phases if lead.leaf.counts else [_over(_inner(phases, stretch, ticks), begin, ticks)]
         phases = [_constant(stretch.rate, Fraction(1)), *rest]
+        if stretch.end == 2:  # what goes on from here takes the value after the jump
+            phases = [_Phase(single(_written(phases, 0, ticks)), jumps=True, stairs=all(p.stairs for p in phases))]
     return [_times(phases, later, stretch, ticks)] if later else phases
 
 
@@ -1847,7 +1848,8 @@ def _left(phases: Sequence[_Phase], begin: Fraction) -> Level:
 def _over(phases: Sequence[_Phase], begin: Fraction, ticks: _Ticks) -> _Phase:
     """Phases that began earlier than the stretch that they are used in."""
     of = simple(_written(phases, begin, ticks))
-    return _Phase(Over(of, begin=ticks.text(begin)), stairs=all(phase.stairs for phase in phases))
+    jumps, stairs = any(phase.jumps for phase in phases), all(phase.stairs for phase in phases)
+    return _Phase(Over(of, begin=ticks.text(begin)), jumps=jumps, stairs=stairs)
 
 
 def _times(first: list[_Phase], later: Sequence[tuple[_Single, int]], stretch: _Stretch, ticks: _Ticks) -> _Phase:
@@ -1881,7 +1883,7 @@ def _all_together(stretch: _Stretch, ticks: _Ticks) -> _Phase:
         return _constant(found)
     stretch = dataclasses.replace(stretch, who=who)
     rate = found.times(1.0 / math.prod(factors))
-    if _needs_chain(stretch, ticks):
+    if _needs_chain(stretch, rate, ticks):
         if begin or any(k for _, k in who) or rate != OWN:
             floored = next((one for one, _ in who if one.leaf.floor), who[0][0])
             raise _inexpressible(floored.leaf, "together with others that switch")
@@ -1927,7 +1929,7 @@ def _jumps(phases: Sequence[_Phase], stretch: _Stretch) -> bool:
     return last is not None and any(phase.jumps or phase.end == last for phase in phases)
 
 
-def _needs_chain(stretch: _Stretch, ticks: _Ticks) -> bool:
+def _needs_chain(stretch: _Stretch, rate: _Rate, ticks: _Ticks) -> bool:
     """Whether a schedule decays to more than 0, or leaves its 0 again so that what the others did is forgotten."""
     for one, k in stretch.who:
         leaf = one.leaf
@@ -1940,6 +1942,8 @@ def _needs_chain(stretch: _Stretch, ticks: _Ticks) -> bool:
         others = [(other, count) for other, count in stretch.who if other is not one]
         if ends and min(ends) <= turn + 1:
             continue
+        if rate != OWN:
+            return True
         for other, count in others:
             factor = other.leaf.factor
             assert factor is not None

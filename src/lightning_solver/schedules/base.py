@@ -277,6 +277,13 @@ def affine(position: Any, scale: int, offset: int = 0) -> Any:
     return position * scale + offset
 
 
+def wide(positions: Any, *bounds: int | None) -> Any:
+    """``positions``, as Python's own whole numbers where a bound that they are held against outgrows int64."""
+    if isinstance(positions, np.ndarray) and any(bound is not None and abs(bound) >= 2**62 for bound in bounds):
+        return positions.astype(object)
+    return positions
+
+
 def integers(values: Sequence[int]) -> Integers:
     """Whole numbers as an array that holds them exactly."""
     return np.array(values, dtype=np.int64 if max(values, default=0) < 2**62 else object)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_solver.schedules.base import Axis, Curve, Floats, Integers, each, integers
+from lightning_solver.schedules.base import Axis, Curve, Floats, Integers, each, integers, wide
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,7 @@ class Hold:
 
     def __call__(self, position: Any) -> Any:
         """The position to look at."""
+        position = wide(position, self.last)
         return np.minimum(position, self.last) if isinstance(position, np.ndarray) else min(position, self.last)
 
 

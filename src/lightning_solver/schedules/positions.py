@@ -13,7 +13,7 @@ import numpy as np
 
 from lightning_solver.durations import Duration, exact
 from lightning_solver.errors import SolverError
-from lightning_solver.schedules.base import Curve, Floats, Integers, Schedule, Window, affine, integers
+from lightning_solver.schedules.base import Curve, Floats, Integers, Schedule, Window, affine, integers, wide
 from lightning_solver.schedules.curves import Hold, Moved, not_negative
 from lightning_solver.schedules.join import lay
 
@@ -176,6 +176,7 @@ class Over(Schedule):
         last = None if end is None else math.ceil(end * d)
 
         def place(n: Any) -> Any:
+            n = wide(n, first)
             inner = np.maximum(n, first) if isinstance(n, np.ndarray) else max(n, first)
             return inner if last is None else Hold(last)(inner)
 
@@ -289,6 +290,7 @@ class _Cycles(Curve):
 
     def over(self, positions: Integers) -> Floats:
         passed = not_negative(affine(positions, self.fine, -self.offset))
+        passed = wide(passed, self.end, self.period, self.starts[-1])
         passed = passed if self.end is None else np.minimum(passed, self.end)
         starts = integers(self.starts)
         index = passed // self.period if self.period else np.searchsorted(starts, passed, side="right") - 1
