@@ -11,7 +11,7 @@ from lightning_solver.schedules.base import Floats
 _MARKS = "*o+x#@%&"
 
 
-def chart(series: Mapping[str, Floats], *, title: str = "", width: int = 72, height: int = 12) -> str:
+def chart(series: Mapping[str, Floats], *, title: str = "", width: int = 72, height: int = 11) -> str:
     """Curves over the steps of a run as lines of text.
 
     Args:

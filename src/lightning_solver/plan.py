@@ -125,7 +125,7 @@ class Plan:
     def __str__(self) -> str:
         return self.table()
 
-    def chart(self, *, width: int = 72, height: int = 12) -> str:
+    def chart(self, *, width: int = 72, height: int = 11) -> str:
         """Draw the curve of every scheduled option of every group as text.
 
         Args:

@@ -193,8 +193,8 @@ def compare(recipe):
         return  # what is not known is taken to be long enough for two moves
     if len(config["param_scheduler"]) > 1 and any(item.get("end", 0) >= total for item in config["param_scheduler"]):
         return  # and so is the run for what ends before something else begins
-    if any("total_steps" in item for item in config["param_scheduler"]):
-        return  # nor is the one step written that MMEngine makes beyond it, before it stops
+    if any("OneCycle" in item["type"] for item in config["param_scheduler"]):
+        return  # nor are its stretches taken to be shorter than one step
     schedule_alone = {"param_scheduler": config["param_scheduler"]}
     loop = {"train_loop": facts["train_loop"]}
     for less, known in ((config, {}), (schedule_alone, loop), (schedule_alone, loop | {"iters_per_epoch": per_epoch})):
