@@ -182,7 +182,7 @@ def test_schema(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_plan_of_a_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "block.yaml", "--total-steps", "100", "--steps-per-epoch", "10"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("lr, as a factor of the base value\n      1 |")
+    assert out.startswith("lr, as a factor of the base value\n     1 |")
     assert "*" in out
 
 

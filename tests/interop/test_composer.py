@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lightning_solver import RunLength, SolverError
-from lightning_solver.interop.composer import CLASSES, from_composer
+from lightning_solver.interop.composer import from_composer
+from lightning_solver.interop.composer.schedulers import CLASSES
 
 RATES = [0.1, 0.01, 0.05]
 

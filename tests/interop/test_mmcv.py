@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lightning_solver import RunLength, SolverError
-from lightning_solver.interop.mmcv import drops, from_mmcv
+from lightning_solver.interop.base import drops
+from lightning_solver.interop.mmcv import from_mmcv
 
 LRS, MOMENTA = (0.1, 0.01, 0.05), (0.9, 0.95, 0.8)
 GROUPS = [{"lr": lr, "momentum": momentum} for lr, momentum in zip(LRS, MOMENTA)]

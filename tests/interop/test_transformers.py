@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lightning_solver import SolverError
-from lightning_solver.interop.transformers import POLICIES, from_transformers
+from lightning_solver.interop.transformers import from_transformers
+from lightning_solver.interop.transformers.policies import POLICIES
 
 RATES = [0.1, 0.01, 0.05]
 

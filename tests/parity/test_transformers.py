@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import TrainingArguments, get_scheduler
 
 from lightning_solver import SolverError
-from lightning_solver.interop.transformers import POLICIES, from_transformers
+from lightning_solver.interop.transformers import from_transformers
+from lightning_solver.interop.transformers.policies import POLICIES
 
 pytestmark = pytest.mark.filterwarnings("ignore:Both num_training_steps and num_stable_steps")
 NAMES = sorted(set(POLICIES) - {"reduce_lr_on_plateau", "greedy"})

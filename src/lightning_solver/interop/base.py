@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 from lightning_solver.durations import Duration, exact
 from lightning_solver.errors import SolverError, nearest, suggestion
 from lightning_solver.interop.reading import Unread
-from lightning_solver.schedules import Constant, Join, Schedule
+from lightning_solver.schedules import Constant, Join, MultiStep, Schedule
 from lightning_solver.schedules.base import Level
 from lightning_solver.spec import SolverSpec
 
@@ -241,6 +242,25 @@ def single(phases: Phases) -> Schedule:
 
 HOLD = Constant("previous")
 """The last phase where a peer keeps what was reached."""
+
+
+def drops(points: Sequence[int | float], gamma: float, unit: str) -> Phases:
+    """A drop by ``gamma`` at each of some points in order; a point may come twice, or be 0.
+
+    Example:
+        >>> drops([5, 8], 0.5, "ep")
+        MultiStep(at=('5ep', '8ep'), gamma=0.5, start=1.0, until=None)
+        >>> drops([5, 5], 0.5, "st")
+        (Constant(value=1.0, until=5), Constant(value=0.25, until=None))
+    """
+    if not points:
+        return Constant()
+    later = sorted({point for point in points if point > 0})[: None if gamma > 0 else 1]
+    if gamma > 0 and len(later) == len(points):
+        return MultiStep([length(point, unit) for point in later], gamma=gamma)
+    values = [gamma ** sum(point < end for point in points) for end in [*later, math.inf]]
+    ends = [*(length(point, unit) for point in later), None]
+    return simple([Constant(value, until=end) for value, end in zip(values, ends)])
 
 
 def imported_spec(schedules: Mapping[str, Phases], **settings: Any) -> SolverSpec:

@@ -857,7 +857,7 @@ def _one_cycle(reader: _Reader) -> _Move:
     if beyond and run.sign(reader.visible - stop - tick) == 1:
         what = "the scheduler goes on beyond it, and MMEngine stops with an error"
         raise reader.error("total_steps", what, reader.data.take("total_steps"), "give an end, or more steps")
-    last = (stop if done else reader.end) - tick
+    last = (stop if reader.compared(stop, reader.end, "total_steps") < 0 else reader.end) - tick
     groups = range(len(cycle.highest))
     if reader.once or size == 1:
         last = begin

@@ -16,12 +16,12 @@ from lightning_solver.interop.base import (
     Notes,
     Phases,
     Settings,
+    drops,
     imported_spec,
     length,
     refuse_other_peers,
     simple,
 )
-from lightning_solver.interop.mmcv import drops
 from lightning_solver.interop.reading import load, read_python
 from lightning_solver.schedules import Constant, Cosine, Linear, Polynomial, Schedule, Warmup
 

@@ -1265,7 +1265,8 @@ class _Wave:
         else:
             scale = Exponential(every=per, gamma=self.gamma)
         height = Product((self._cycle(0.0, _short(crest - rest), ticks), scale))
-        return _Phase(Sum((Constant(absolute(rest)), height)) if rest else height, jumps=not self.down)
+        jumps = not self.down or self.function is not None
+        return _Phase(Sum((Constant(absolute(rest)), height)) if rest else height, jumps=jumps)
 
     def _cycle(self, rest: float, crest: float, ticks: _Ticks) -> Cycle:
         up, down = Linear(absolute(rest), absolute(crest)), Linear(absolute(crest), absolute(rest))
@@ -1880,6 +1881,9 @@ def _all_together(stretch: _Stretch, ticks: _Ticks) -> _Phase:
             who.append((one, k))
             factors.append(factor)
     if not who or found == _Rate():
+        for one, _ in stretch.who:
+            if one.leaf.floor or one.leaf.turns is not None:
+                raise _inexpressible(one.leaf, "from a rate of 0, together with others")
         return _constant(found)
     stretch = dataclasses.replace(stretch, who=who)
     rate = found.times(1.0 / math.prod(factors))
