@@ -16,6 +16,14 @@ import lightning_solver
 ROOT = Path(lightning_solver.__file__).parent
 PACKAGE = "lightning_solver"
 
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
 # A module imports from its own layer and from those above it. A new module is put into its layer here.
 LAYERS = [
     {"errors"},
@@ -35,19 +43,7 @@ LAYERS = [
     },
     {"spec"},
     {"chart", "schema"},
-    {
-        "interop",
-        "interop.reading",
-        "interop.base",
-        "interop.mmcv",
-        "interop.mmengine",
-        "interop.detectron2",
-        "interop.pet",
-        "interop.timm",
-        "interop.transformers",
-        "interop.composer",
-        "interop.torch",
-    },
+    {"interop", *(name for name in MODULES if name.startswith("interop."))},
     {
         "rules",
         "rules.kinds",
@@ -77,12 +73,6 @@ WITHOUT_TORCH = set().union(*LAYERS[:6])
 UPWARDS = {("spec", "plan")}
 
 
-def module_name(path):
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
-
-
-MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 
 

@@ -214,6 +214,7 @@ def length(value: Any, unit: str = "st") -> int | str:
     """A number of something as a duration: ``length(5, "ep")`` is ``5ep``, ``length(100)`` is ``100``.
 
     Example:
+        >>> from fractions import Fraction
         >>> length(5, "ep"), length(100), length(2.5), length(Fraction(25, 3))
         ('5ep', 100, '2.5st', '25/3st')
     """

@@ -1382,6 +1382,8 @@ def _chain(moves: Sequence[_Move], run: _Run, readers: Sequence[_Reader]) -> Sch
             what = "sets the value whatever the others made of it, at the same time"
             do = "let one begin where the other ends"
             raise SolverError(reader.data.where, what, got=reader.kind, do=do)
+    what = "a floor beside other schedulers: groups whose own value is 0, or that of eta_min, may differ from MMEngine"
+    readers[0].data.notes.say("param_scheduler", what)
     ordered = sorted(moves, key=lambda move: move.order)
     links = [_sequence([move], run, bare=False) for move in ordered]
     of = [simple(link) for link in links if link is not None]

@@ -61,6 +61,7 @@ CLASSES = {
     ),
 }
 """The scheduler classes of Composer, and the one of llm-foundry."""
+
 _SHORT = {
     "constant_with_warmup": "ConstantWithWarmupScheduler",
     "cosine_with_warmup": "CosineAnnealingWithWarmupScheduler",

@@ -16,7 +16,10 @@ def read_function(call: Call, facts: Facts, notes: Notes) -> Ask:
     where = call.name
     if call.name == "get_scheduler":
         order: tuple[str, ...] = (
-            *("name", "optimizer", "num_warmup_steps", "num_training_steps"),
+            "name",
+            "optimizer",
+            "num_warmup_steps",
+            "num_training_steps",
             "scheduler_specific_kwargs",
         )
         given = call.bound(order, where)

@@ -24,6 +24,7 @@ _LOWEST = (_W, _T, "num_cycles", _LAST, "min_lr", "min_lr_rate")
 _PLATEAU = ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps", "verbose")
 _GREEDY = (*_PLATEAU, "warmup", "max_lr", "smooth", "window_size", "reset_start")
 _WSD = (_W, "num_decay_steps", _T, "num_stable_steps", "warmup_type", "decay_type", "min_lr_ratio", "num_cycles", _LAST)
+
 POLICIES = {
     "linear": Policy("get_linear_schedule_with_warmup", (_W, _T, _LAST), linear),
     "cosine": Policy("get_cosine_schedule_with_warmup", (_W, _T, "num_cycles", _LAST), cosine),
@@ -45,4 +46,5 @@ POLICIES = {
     "greedy": Policy("get_greedy_schedule", _GREEDY, greedy),
 }
 """Value of ``lr_scheduler_type`` -> how it is made."""
+
 FUNCTIONS = {policy.function: name for name, policy in POLICIES.items()}

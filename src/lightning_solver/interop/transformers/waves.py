@@ -1,4 +1,4 @@
-"""The cosines, also with restarts or a lowest rate; ``W`` counts the steps of the warm-up, ``T`` those of the training."""
+"""The cosines. ``W`` is the number of warm-up steps and ``T`` that of the training steps."""
 
 from __future__ import annotations
 
