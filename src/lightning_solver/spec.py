@@ -312,7 +312,7 @@ def refuse_negative(values: Floats, where: str) -> None:
     Raises:
         SolverError: It does.
     """
-    if values.size and values.min() < 0:
+    if values.size and values.min() < -1e-12 * max(float(values.max()), 0.0):  # less is rounding
         raise SolverError(where, "goes below 0", got=f"{values.min():g}", do="mend its terms")
 
 

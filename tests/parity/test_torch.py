@@ -210,7 +210,9 @@ slow = settings(max_examples=400, deadline=None, suppress_health_check=list(Heal
 
 @slow
 @given(
-    nodes=st.lists(leaves, min_size=1, max_size=1) | st.lists(nests, min_size=1, max_size=3),
+    nodes=st.lists(leaves, min_size=1, max_size=1)
+    | st.lists(nests, min_size=1, max_size=1)
+    | st.lists(st.one_of(*RECURSIVE, CLOSED[0]), min_size=2, max_size=3),
     epochs=st.integers(1, 60),
     epoch=st.sampled_from([1, 3]),
     by_epoch=st.booleans(),

@@ -51,17 +51,28 @@ class Chain(Schedule):
 
     def lay(self, window: Window) -> Curve:
         end = math.ceil(window.known_end())
-        curves = [
-            lay(link, window.inside(where=f"{window.where}.of[{i}]", feed=None)) for i, link in enumerate(self.of)
-        ]
         floors = [window.levels(floor, f"floors[{i}]") for i, floor in enumerate(self.floors or (0.0,) * len(self.of))]
-        return _Chained(tuple(curves), tuple(floors), window.bases, end, window.denominator)
+        links = []
+        for i, (link, floor) in enumerate(zip(self.of, floors)):
+            # A base value that is the floor itself would hide how the schedule moves what others have left above it.
+            bases = tuple(base if base != low else low + 1.0 for base, low in zip(window.bases, floor))
+            alone = window.inside(bases=bases, feed=None, where=f"{window.where}.of[{i}]")
+            links.append(_Link(lay(link, alone), floor, bases))
+        return _Chained(tuple(links), window.bases, end, window.denominator)
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One schedule of a chain, laid for ``bases``, and its floor."""
+
+    curve: Curve
+    floor: tuple[float, ...]
+    bases: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class _Chained(Curve):
-    curves: tuple[Curve, ...]
-    floors: tuple[tuple[float, ...], ...]
+    links: tuple[_Link, ...]
     bases: tuple[float, ...]
     end: int
     denominator: int
@@ -78,24 +89,36 @@ class _Chained(Curve):
     def _values(self) -> Floats:
         """The values of every step, from the first to the end; worked out once."""
         steps = np.arange(self.end + 1) * self.denominator
-        alone = [curve.over(steps) for curve in self.curves]
+        moves = [_Moves(link, link.curve.over(steps), np.array(self.bases)) for link in self.links]
         value = np.array(self.bases, dtype=np.float64)
-        for own in alone:
-            value = value * np.divide(own[0], self.bases, out=np.ones_like(value), where=np.array(self.bases) != 0)
+        for move in moves:
+            value = move.first(value)
         rows = [value]
         for step in range(1, self.end + 1):
-            for own, floor in zip(alone, self.floors):
-                value = _moved(value, own[step - 1], own[step], np.array(floor))
+            for move in moves:
+                value = move.on(value, step)
             rows.append(value)
         return np.array(rows)
 
 
-def _moved(value: Floats, old: Floats, new: Floats, floor: Floats) -> Floats:
-    """``value`` after a schedule that by itself goes from ``old`` to ``new``."""
-    if (old == new).all():
-        return value
-    above = old - floor
-    away = np.abs(above) > 1e-15 * np.abs(floor)
-    ratio = np.divide(new - floor, above, out=np.ones_like(value), where=away)
-    moved: Floats = np.where(away, floor + (value - floor) * ratio, value + (new - old))
-    return moved
+class _Moves:
+    """How one schedule moves a value from step to step."""
+
+    def __init__(self, link: _Link, own: Floats, bases: Floats) -> None:
+        self._own, self._floor, self._laid = own, np.array(link.floor), np.array(link.bases)
+        self._share = (bases - self._floor) / (self._laid - self._floor)  # of what is added where there is no ratio
+
+    def first(self, value: Floats) -> Floats:
+        """``value`` at step 0."""
+        return np.asarray(value * np.divide(self._own[0], self._laid, out=np.ones_like(value), where=self._laid != 0))
+
+    def on(self, value: Floats, step: int) -> Floats:
+        """``value`` after the move from the step before to ``step``."""
+        old, new, floor = self._own[step - 1], self._own[step], self._floor
+        if (old == new).all():
+            return value
+        above = old - floor
+        away = np.abs(above) > 1e-15 * np.abs(floor)
+        ratio = np.divide(new - floor, above, out=np.ones_like(value), where=away)
+        moved: Floats = np.where(away, floor + (value - floor) * ratio, value + (new - old) * self._share)
+        return moved
