@@ -588,7 +588,6 @@ class _Leaf:
         first_momentum: The momentum at call 0.
         turns: The call at which it leaves its floor again.
         dead: Whether it multiplies by 0 more than once.
-        level: Whether a group has its floor for its base.
         horizon: The call at which the run is expected to end.
         limit: The call after which torch raises.
         counts: Whether it counts its calls, and not the number of the epoch.
@@ -611,7 +610,6 @@ class _Leaf:
     first_momentum: float = 0.0
     turns: Fraction | None = None
     dead: bool = False
-    level: bool = False
     horizon: Fraction | None = None
     horizon_name: str = ""
     limit: int | None = None
@@ -937,7 +935,7 @@ def _cosine(args: _Args) -> _Leaf:
     if t_max <= 0:
         raise SolverError(args.path("T_max"), "must be > 0", got=repr(args.take("T_max")), do="correct it")
     floor = _Rate(fixed=eta)
-    level = _note_floor(args, "eta_min", eta)
+    _note_floor(args, "eta_min", eta)
 
     def opened(entry: str, rate: _Rate, base: _Rate) -> _Rate:
         if entry != "stepped":
@@ -970,24 +968,17 @@ def _cosine(args: _Args) -> _Leaf:
         factor=lambda k: (1.0 + math.cos(math.pi * k / float(t_max))) / 2.0,
         opened=opened,
         floor=eta,
-        level=level,
         turns=t_max,
         horizon=t_max,
         horizon_name="T_max",
     )
 
 
-def _note_floor(args: _Args, key: str, floor: float) -> bool:
-    """Note a floor above the rate of a group; whether it is just at one."""
-    for rate in _base_rates(args):
+def _note_floor(args: _Args, key: str, floor: float) -> None:
+    rates = args.given.facts.get("base_lr")
+    for rate in rates if isinstance(rates, (list, tuple)) else [] if rates is None else [rates]:
         if rate < floor:
             args.given.notes.say(args.path(key), f"is above the rate {rate:g} of a group, which therefore rises")
-    return floor > 0 and floor in _base_rates(args)
-
-
-def _base_rates(args: _Args) -> Sequence[float]:
-    rates = args.given.facts.get("base_lr")
-    return rates if isinstance(rates, (list, tuple)) else [] if rates is None else [rates]
 
 
 def _restarts(args: _Args) -> _Leaf:
@@ -1251,8 +1242,6 @@ class _Wave:
                 if rest != crest
                 else _constant(_Rate(fixed=rest))
             )
-        if crest < rest:
-            return self._dip(rest, crest, ticks)
         per = every if self.counted == "cycle" else ticks.text(1)
         scale: Schedule
         if self.function is not None:
@@ -1273,53 +1262,6 @@ class _Wave:
         if self.down == 0:
             return Cycle(up, every=ticks.text(self.up))
         return Cycle((dataclasses.replace(up, until=ticks.text(self.up)), down), every=ticks.text(self.up + self.down))
-
-    def _dip(self, rest: float, crest: float, ticks: _Ticks) -> _Phase:
-        args: dict[str, Any] = {"depth": _short(1.0 - crest / rest), "up": float(self.up), "down": float(self.down)}
-        if self.function is not None:
-            args["function"] = self.function
-        elif self.gamma != 1:
-            args["gamma"] = self.gamma
-        if self.counted == "cycle":
-            args["by_cycle"] = True
-        path = f"{__name__}.{dip.__name__}"
-        return _Phase(Function(path, every=ticks.text(1), args=args, start=absolute(rest)), jumps=True, stairs=True)
-
-
-def dip(
-    n: int,
-    depth: float,
-    up: float,
-    down: float,
-    gamma: float = 1.0,
-    function: str | Callable[[int], float] | None = None,
-    by_cycle: bool = False,
-) -> float:
-    """A factor that dips from 1 to ``1 - depth`` and comes back, again and again, by a depth that changes.
-
-    For the momentum of a ``CyclicLR`` whose height changes, which is the one course of torch that goes down from a
-    level by a product.
-
-    Args:
-        n: Calls of ``step()`` so far.
-        depth: The first depth.
-        up: Calls until the lowest point.
-        down: Calls back to 1.
-        gamma: Factor of the depth, for every call or for every cycle.
-        function: A function in its place, or its dotted path; of the calls so far, or of the cycle counted from 1.
-        by_cycle: Whether the depth changes with the cycle.
-
-    Example:
-        >>> [dip(n, depth=0.5, up=2, down=2, gamma=0.5, by_cycle=True) for n in range(9)]
-        [1.0, 0.75, 0.5, 0.75, 1.0, 0.875, 0.75, 0.875, 1.0]
-    """
-    cycle, within = divmod(n, up + down)
-    height = within / up if within <= up else (up + down - within) / down
-    if function is not None:
-        scale = float(_callable(function, "dip.function")(int(cycle) + 1 if by_cycle else n))
-    else:
-        scale = math.pow(gamma, cycle if by_cycle else n)
-    return 1.0 - depth * height * scale
 
 
 def _swa(args: _Args) -> _Leaf:
@@ -1345,7 +1287,6 @@ def _swa(args: _Args) -> _Leaf:
         factor=left,
         opened=opened,
         floor=target,
-        level=target in _base_rates(args),
         closed_from=count,
         first=end,
         counts=True,
@@ -1746,7 +1687,10 @@ def _momentum(stretches: Sequence[_Stretch], first: float | None, ticks: _Ticks)
         begin = stretch.begin
         if writer is not None:
             assert writer.leaf.momentum is not None
-            phases = [*_cut(phases, begin, ticks), *writer.leaf.momentum(ticks, begin - k)]
+            more = writer.leaf.momentum(ticks, begin - k)
+            if begin == 0 and first is not None and first != writer.leaf.first_momentum:
+                more = [_constant(_Rate(fixed=first), Fraction(1)), _over(more, begin, ticks)]  # another was made later
+            phases = [*_cut(phases, begin, ticks), *more]
         elif first is not None:
             held = _Phase(Constant(_left(phases, begin - 1)), stairs=True)
             if before is None or begin - 1 == since:
@@ -1781,7 +1725,7 @@ def _phases(
             rate = rate.times(leaf.factor(count) / left if left else 1.0)
         stretch.rate = rate
     if len(who) > 1:
-        return begin, [_all_together(stretch, ticks)]
+        return begin, _all_together(stretch, ticks)
     if k:
         raise _inexpressible(lead.leaf, "begun in the middle")
     assert lead.leaf.factor is not None
@@ -1865,7 +1809,7 @@ def _times(first: list[_Phase], later: Sequence[tuple[_Single, int]], stretch: _
     return _Phase(Product(factors), jumps=True, stairs=all(phase.stairs for phase in first))
 
 
-def _all_together(stretch: _Stretch, ticks: _Ticks) -> _Phase:
+def _all_together(stretch: _Stretch, ticks: _Ticks) -> list[_Phase]:
     """Several recursive schedulers: a product of their factors, or a chain where one has a floor above 0."""
     begin, found = stretch.begin, stretch.rate
     assert found is not None
@@ -1884,7 +1828,7 @@ def _all_together(stretch: _Stretch, ticks: _Ticks) -> _Phase:
         for one, _ in stretch.who:
             if one.leaf.floor or one.leaf.turns is not None:
                 raise _inexpressible(one.leaf, "from a rate of 0, together with others")
-        return _constant(found)
+        return [_constant(found)]
     stretch = dataclasses.replace(stretch, who=who)
     rate = found.times(1.0 / math.prod(factors))
     if _needs_chain(stretch, rate, ticks):
@@ -1893,8 +1837,6 @@ def _all_together(stretch: _Stretch, ticks: _Ticks) -> _Phase:
             raise _inexpressible(floored.leaf, "together with others that switch")
         if dead := [one for one, _ in who if one.leaf.dead]:
             raise _inexpressible(dead[0].leaf, "with gamma 0, beside one that rises again")
-        if level := [one for one, _ in who if one.leaf.level]:
-            raise _inexpressible(level[0].leaf, "with a group that begins at its lowest rate, together with others")
         links: list[Phases] = []
         jumps = False
         for one, _ in who:
@@ -1904,7 +1846,7 @@ def _all_together(stretch: _Stretch, ticks: _Ticks) -> _Phase:
             stairs = all(phase.stairs for phase in phases) or not ticks.stairs
             links.append(link if stairs else Staircase(link, every=ticks.text(1)))
         floors = [absolute(one.leaf.floor) for one, _ in who]
-        return _Phase(Chain(links, floors=floors if any(floors) else ()), jumps=jumps, stairs=True)
+        return [_Phase(Chain(links, floors=floors if any(floors) else ()), jumps=jumps, stairs=True)]
     parts: list[Phases] = []
     stairs, jumps = True, False
     for i, (one, k) in enumerate(who):
@@ -1912,12 +1854,14 @@ def _all_together(stretch: _Stretch, ticks: _Ticks) -> _Phase:
         if begin < k:
             raise _inexpressible(one.leaf, "begun in the middle")
         phases = one.leaf.phases(_At(ticks, begin - k, own, own, stretch.end))
+        if len(who) == 1 and k == 0:
+            return phases
         stairs = stairs and all(phase.stairs for phase in phases)
         jumps = jumps or _jumps(phases, stretch)
         phases = _inner(phases, stretch, ticks)
         parts.append(_over(phases, begin - k, ticks).schedule if k else simple(_written(phases, begin, ticks)))
     whole = Product(parts) if len(parts) > 1 else single(parts[0])
-    return _Phase(whole, jumps=jumps, stairs=stairs)
+    return [_Phase(whole, jumps=jumps, stairs=stairs)]
 
 
 def _inner(phases: Sequence[_Phase], stretch: _Stretch, ticks: _Ticks) -> list[_Phase]:

@@ -56,16 +56,19 @@ class Chain(Schedule):
         for i, (link, floor) in enumerate(zip(self.of, floors)):
             # A base value that is the floor itself would hide how the schedule moves what others have left above it.
             bases = tuple(base if base != low else low + 1.0 for base, low in zip(window.bases, floor))
-            alone = window.inside(bases=bases, feed=None, where=f"{window.where}.of[{i}]")
-            links.append(_Link(lay(link, alone), floor, bases))
+            alone = window.inside(bases=bases, feed=None)
+            own_floor = alone.levels(self.floors[i] if self.floors else 0.0, f"floors[{i}]")
+            curve = lay(link, alone.inside(where=f"{window.where}.of[{i}]"))
+            links.append(_Link(curve, own_floor, floor, bases))
         return _Chained(tuple(links), window.bases, end, window.denominator)
 
 
 @dataclass(frozen=True)
 class _Link:
-    """One schedule of a chain, laid for ``bases``, and its floor."""
+    """One schedule of a chain, laid for ``bases``; the floor of that curve, and the floor of the value itself."""
 
     curve: Curve
+    own_floor: tuple[float, ...]
     floor: tuple[float, ...]
     bases: tuple[float, ...]
 
@@ -105,8 +108,10 @@ class _Moves:
     """How one schedule moves a value from step to step."""
 
     def __init__(self, link: _Link, own: Floats, bases: Floats) -> None:
-        self._own, self._floor, self._laid = own, np.array(link.floor), np.array(link.bases)
-        self._share = (bases - self._floor) / (self._laid - self._floor)  # of what is added where there is no ratio
+        self._own, self._own_floor = own, np.array(link.own_floor)
+        self._floor, self._laid = np.array(link.floor), np.array(link.bases)
+        span = self._laid - self._own_floor  # what is added where there is no ratio is a share of it
+        self._share = np.divide(bases - self._floor, span, out=np.zeros_like(span), where=span != 0)
 
     def first(self, value: Floats) -> Floats:
         """``value`` at step 0."""
@@ -114,11 +119,11 @@ class _Moves:
 
     def on(self, value: Floats, step: int) -> Floats:
         """``value`` after the move from the step before to ``step``."""
-        old, new, floor = self._own[step - 1], self._own[step], self._floor
+        old, new, own_floor, floor = self._own[step - 1], self._own[step], self._own_floor, self._floor
         if (old == new).all():
             return value
-        above = old - floor
-        away = np.abs(above) > 1e-15 * np.abs(floor)
-        ratio = np.divide(new - floor, above, out=np.ones_like(value), where=away)
+        above = old - own_floor
+        away = np.abs(above) > 1e-15 * np.abs(own_floor)
+        ratio = np.divide(new - own_floor, above, out=np.ones_like(value), where=away)
         moved: Floats = np.where(away, floor + (value - floor) * ratio, value + (new - old) * self._share)
         return moved

@@ -64,6 +64,7 @@ class OneCycle:
 
     @classmethod
     def read(cls, reader: Reader) -> OneCycle:
+        """The settings of a scheduler; an error for what MMEngine refuses."""
         data = reader.data
         highest = data.take("eta_max", 0.0)
         many = list(highest) if isinstance(highest, (list, tuple)) else [highest]
@@ -101,6 +102,7 @@ class OneCycle:
         return self.reader.count(self.size) or Fraction(10**9)
 
     def knots(self, group: int) -> tuple[float, float, float]:
+        """The start, the highest and the lowest value of a group."""
         high = self.highest[group]
         return (high / self.divide, high, high / self.divide / self.divide_last)
 

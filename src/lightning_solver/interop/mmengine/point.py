@@ -25,6 +25,7 @@ class Point:
 
 
 START, END = Point(), Point(runs=Fraction(1))
+"""The beginning and the end of the run."""
 
 
 def point_of(number: Fraction, unit: str) -> Point:

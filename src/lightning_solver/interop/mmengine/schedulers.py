@@ -36,6 +36,7 @@ KINDS: dict[str, tuple[Callable[[Reader], Move] | None, tuple[str, ...]]] = {
     "ReduceOnPlateau": (None, _DROP),
     "Step": (step, ("step_size", "gamma")),
 }
+"""Kinds of schedulers: how one is read as a move, and its own settings."""
 _SUFFIXES: dict[str, str | None] = {"LR": "lr", "Momentum": "momentum", "ParamScheduler": None}
 _CLASSES: dict[str, tuple[str, str | None]] = {
     f"{kind}{suffix}": (kind, option)

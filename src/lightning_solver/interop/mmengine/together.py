@@ -102,9 +102,7 @@ def _chain(moves: Sequence[Move], run: Run, readers: Sequence[Reader]) -> Schedu
             what = "sets the value whatever the others made of it, at the same time"
             do = "let one begin where the other ends"
             raise SolverError(reader.data.where, what, got=reader.kind, do=do)
-    what = "a floor beside other schedulers: groups whose own value is 0, or that of eta_min, may differ from MMEngine"
-    readers[0].data.notes.say("param_scheduler", what)
     ordered = sorted(moves, key=lambda move: move.order)
-    links = [sequence([move], run, bare=False) for move in ordered]
-    of = [simple(link) for link in links if link is not None]
-    return Chain(tuple(of), floors=tuple(move.floor for move in ordered))
+    links = [(sequence([move], run, bare=False), move.floor) for move in ordered]
+    kept = [(simple(link), floor) for link, floor in links if link is not None]
+    return Chain(tuple(link for link, _ in kept), floors=tuple(floor for _, floor in kept))
