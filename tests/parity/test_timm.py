@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from timm import scheduler as timm
 
 from lightning_solver import RunLength, SolverError
-from lightning_solver.interop.timm import CLASSES, FACTORY, from_timm
+from lightning_solver.interop.timm import from_timm
+from lightning_solver.interop.timm.arguments import CLASSES, FACTORY
 
 
 def of(**fields):

@@ -1,0 +1,127 @@
+"""How a config of detectron2 or a scheduler of fvcore is read, and which form it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_solver.errors import SolverError
+from lightning_solver.interop.base import Facts, Imported, Notes, Settings, imported_spec, refuse_other_peers, simple
+from lightning_solver.interop.detectron2.arguments import arguments_of, from_the_start, not_here, only, whole_number
+from lightning_solver.interop.detectron2.classic import OLD, OLD_ARGUMENTS, read_class
+from lightning_solver.interop.detectron2.fvcore import FVCORE, read_scheduler
+from lightning_solver.interop.detectron2.loading import loaded
+from lightning_solver.interop.detectron2.shares import phases_of
+from lightning_solver.interop.detectron2.yacs import SCHEDULE_KEYS, read_solver
+from lightning_solver.interop.reading import Call, read_calls
+from lightning_solver.schedules import Schedule
+
+
+def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
+    """Read a detectron2 config or a scheduler of fvcore as a spec.
+
+    It reads a yacs config with ``SOLVER`` (or ``SOLVER`` by itself) as today's ``build_lr_scheduler`` and DeepLab's
+    does; a LazyConfig with ``lr_multiplier`` and ``train.max_iter``; ``param_scheduler`` or the bare text of any
+    scheduler of fvcore; and the old classes ``WarmupMultiStepLR``, ``WarmupCosineLR`` and ``WarmupPolyLR``, which
+    multiply their warm-up onto the curve (``legacy_class: true`` beside ``SOLVER`` asks for these too).
+
+    Args:
+        config: A mapping, the path of a YAML (with its ``_BASE_``), JSON or Python file, or the text of a constructor.
+        facts: ``total_iters``, where the run has another length than the config says, or the config says none.
+        strict: Whether a key that is not mapped is an error.
+
+    Returns:
+        The spec with its schedule, and what a reader should know.
+
+    Raises:
+        SolverError: What detectron2 or fvcore refuse, keys and classes that they do not know, another peer's config,
+            and factors below 0.
+
+    Example:
+        >>> imported = from_detectron2({"SOLVER": {"MAX_ITER": 90000, "STEPS": (60000, 80000)}})
+        >>> for phase in imported.spec.schedules["lr"]:
+        ...     print(phase)
+        Linear(start=0.001, end=1.0, until=1000)
+        MultiStep(at=(60000, 80000), gamma=0.1, start=1.0, until=None)
+    """
+    notes = Notes()
+    known = Facts(facts, notes)
+    length_of_run = known.get("total_iters")
+    reader = _Reader(notes, None if length_of_run is None else int(length_of_run))
+    phases = reader.read(loaded(config))
+    return notes.imported(imported_spec({"lr": simple(phases)}), strict)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads a config; ``run`` is the length of the run in steps, where that is known from outside."""
+
+    notes: Notes
+    run: int | None
+
+    def read(self, data: Any) -> list[Schedule]:
+        if isinstance(data, Mapping):
+            return self._mapping(data)
+        calls = read_calls(data, "config")
+        known = [call for call in calls if call.name in (*OLD, *FVCORE, "LRMultiplier")]
+        return self._call(only(known or calls, "config"), "config")
+
+    def _mapping(self, data: Mapping[str, Any]) -> list[Schedule]:
+        if "SOLVER" in data:
+            return read_solver(data, self.notes, self.run)
+        for name in ("cfg", "_C"):  # of Python text: cfg.SOLVER.MAX_ITER = 300
+            if isinstance(data.get(name), Mapping):
+                return self._mapping({**data[name], **{key: value for key, value in data.items() if key != name}})
+        if "lr_multiplier" in data:
+            return self._lazy(data)
+        if "param_scheduler" in data and _names_fvcore(data["param_scheduler"]):
+            settings = Settings(data, "", self.notes)
+            where = "param_scheduler"
+            phases = self._call(only(read_calls(settings.take(where), where), where), where)
+            settings.rest(not_here)
+            return phases
+        if any(key in data for key in ("type", "class_path", "_target_", "legacy_class")):
+            rest = {key: value for key, value in data.items() if key != "legacy_class"}
+            return self._call(only(read_calls(rest, "config"), "config"), "config")
+        if any(key in data for key in SCHEDULE_KEYS):
+            return read_solver({"SOLVER": data}, self.notes, self.run)
+        refuse_other_peers(data, "from_detectron2")
+        values = [*data.values(), *(data["calls"] if isinstance(data.get("calls"), list) else [])]
+        known = [value for value in values if isinstance(value, Call) and value.name in (*OLD, *FVCORE, "LRMultiplier")]
+        if known or len(data) == 1:
+            return self._call(only(known or read_calls(data, "config"), "config"), "config")
+        do = "give SOLVER, lr_multiplier or param_scheduler; what a Python file imports is not followed"
+        raise SolverError("config", "has no schedule of detectron2", got=f"keys {', '.join(data)}"[:120], do=do)
+
+    def _call(self, call: Call, where: str) -> list[Schedule]:
+        if call.name in OLD:
+            return read_class(call.name, arguments_of(call, where, self.notes, OLD_ARGUMENTS[call.name]), self.run)
+        if call.name == "LRMultiplier":
+            arguments = arguments_of(call, where, self.notes, ("optimizer", "multiplier", "max_iter", "last_iter"))
+            arguments.ignore("optimizer")
+            from_the_start(arguments, "last_iter")
+            scheduler = read_scheduler(arguments.needed("multiplier"), arguments.path("multiplier"), self.notes)
+            total = whole_number(arguments, "max_iter", None, 1)
+            return phases_of(scheduler, total, self.run, self.notes, arguments.path("max_iter"))
+        return phases_of(read_scheduler(call, where, self.notes), self.run, self.run, self.notes, where)
+
+    def _lazy(self, data: Mapping[str, Any]) -> list[Schedule]:
+        settings = Settings(data, "", self.notes)
+        scheduler = read_scheduler(settings.needed("lr_multiplier"), "lr_multiplier", self.notes)
+        total = self.run
+        if isinstance(data.get("train"), Mapping):
+            train = Settings(settings.take("train"), "train", self.notes)
+            if "max_iter" in train:
+                total = whole_number(train, "max_iter", None, 1)
+            train.rest(not_here)
+        phases = phases_of(scheduler, total, self.run, self.notes, "train.max_iter")
+        settings.rest(not_here)
+        return phases
+
+
+def _names_fvcore(value: Any) -> bool:
+    try:
+        return all(call.name.endswith("ParamScheduler") for call in read_calls(value, "param_scheduler"))
+    except SolverError:
+        return False

@@ -1,0 +1,9 @@
+"""Schedules of timm: the keywords of ``create_scheduler_v2``, the arguments of its ``train.py``, and its classes.
+
+timm's schedules are functions of ``t``, the number of epochs that are over, or of optimiser steps ("updates"). The
+group holds the value of ``t`` from then on, so that a schedule by epochs is a staircase.
+"""
+
+from lightning_solver.interop.timm.entry import from_timm
+
+__all__ = ["from_timm"]

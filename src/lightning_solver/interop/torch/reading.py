@@ -1,0 +1,227 @@
+"""Reading a config: which schedulers are stepped, and when."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from lightning_solver.durations import exact
+from lightning_solver.errors import SolverError
+from lightning_solver.interop.base import Facts, Notes, Settings, refuse_other_peers
+from lightning_solver.interop.reading import Call, Name, read_calls, read_python
+from lightning_solver.interop.torch.instances import instance, is_instance
+from lightning_solver.interop.torch.signatures import SIGNATURES
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scheduler that the training loop steps by itself."""
+
+    call: Call
+    where: str
+    interval: str | None = None
+    frequency: int = 1
+    monitor: str | None = None
+
+
+_LIGHTNING = ("interval", "frequency", "monitor", "strict", "name", "reduce_on_plateau")
+
+
+_HOLDERS = ("schedulers", "scheduler", "lr_scheduler", "lr_schedulers", "lr_scheduler_config", "swa_scheduler")
+
+
+_LENGTHS = {"epochs": ("epochs", "max_epochs", "num_epochs"), "total_iters": ("max_steps", "total_iters", "max_iters")}
+
+
+class Given:
+    """What a config says."""
+
+    def __init__(self, facts: Facts, notes: Notes) -> None:
+        self.facts, self.notes = facts, notes
+        self.entries: list[Entry] = []
+        self.step_on: str | None = None
+        self.step_call: tuple[str, int] | None = None
+        self.swa_start: int | None = None
+        self.lengths: dict[str, Any] = {}
+        self._instances: dict[int, Call] = {}
+
+    def read(self, config: Any, where: str) -> None:
+        """Take in a config, or a part of one."""
+        if isinstance(config, Mapping) and not _is_call(config):
+            self._mapping(config, where)
+        elif isinstance(config, str) and "(" in config:
+            self._mapping(read_python(config, where), where, text=True)
+        elif isinstance(config, (list, tuple)):
+            for i, item in enumerate(config):
+                self.read(item, f"{where}[{i}]")
+        else:
+            self._add(self._call(config, where), where)
+        nested = {id(inner) for entry in self.entries for inner in inside(entry.call)}
+        self.entries = [entry for entry in self.entries if id(entry.call) not in nested]
+
+    def _call(self, config: Any, where: str) -> Call:
+        if is_instance(config):
+            return instance(config, where, self._instances)
+        return read_calls(config, where)[0]
+
+    def _add(self, call: Call, where: str, **wrapped: Any) -> None:
+        if all(call is not entry.call for entry in self.entries):
+            self.entries.append(Entry(call, where, **wrapped))
+
+    def _mapping(self, config: Mapping[str, Any], where: str, text: bool = False) -> None:
+        refuse_other_peers(config, "from_torch", where)
+        if "scheduler" in config and any(key in config for key in _LIGHTNING):
+            self._wrapped(config, where)
+            return
+        if config and all(key in SIGNATURES for key in config):
+            for key, arguments in config.items():
+                path = where if len(config) == 1 else f"{where}.{key}"
+                self._add(Call(key, (), arguments if isinstance(arguments, Mapping) else {}), path)
+            return
+        settings = Settings(config, "" if where == "config" else where, self.notes)
+        for key, value in config.items():
+            if key == "calls" and isinstance(value, list):
+                settings.ignore(key)
+                for i, call in enumerate(value):
+                    self._statement(call, where if len(value) == 1 else f"{where}[{i}]")
+            elif isinstance(value, Call):
+                settings.ignore(key)
+                self._statement(value, settings.path(key) if not text else str(key))
+            elif key in _HOLDERS and value is not None:
+                settings.ignore(key)
+                lightning = key.startswith("lr_scheduler") and isinstance(value, Mapping)
+                if lightning and ("scheduler" in value or _is_call(value)):
+                    self._wrapped(value if "scheduler" in value else {"scheduler": value}, settings.path(key))
+                else:
+                    self.read(value, settings.path(key))
+        self._surroundings(settings)
+
+    def _wrapped(self, config: Mapping[str, Any], where: str) -> None:
+        """A scheduler as Lightning takes it, once per epoch unless it says otherwise."""
+        settings = Settings(config, where, self.notes)
+        interval = settings.choice("interval", ("step", "epoch"), "epoch")
+        frequency = settings.number("frequency", 1, low=1)
+        monitor = settings.take("monitor")
+        settings.ignore("scheduler", "name", "strict", "reduce_on_plateau")
+        settings.rest()
+        before = len(self.entries)
+        self.read(settings.needed("scheduler"), where)
+        self.entries[before:] = [
+            dataclasses.replace(
+                entry, interval=interval, frequency=whole_of(frequency, f"{where}.frequency"), monitor=monitor
+            )
+            for entry in self.entries[before:]
+        ]
+
+    def _statement(self, call: Any, where: str) -> None:
+        """A call that stands in a text: a scheduler, or something else that the script makes."""
+        if not isinstance(call, Call):
+            self.read(call, where)
+        elif call.name in SIGNATURES:
+            self._add(call, where)
+        elif call.name != "step" and _takes_optimizer(call):
+            self._add(call, where)  # a scheduler that is not known: an error where it is built
+        else:
+            self.notes.unmapped(f"{where}: {call.name}", "is not part of the schedules")
+
+    def _surroundings(self, settings: Settings) -> None:
+        if "step_on" in settings:
+            self.step_on = settings.choice("step_on", ("step", "epoch"))
+        if "step_call" in settings:
+            self.step_call = _step_argument(settings.take("step_call"), settings.path("step_call"))
+        if "swa_start" in settings:
+            self.swa_start = whole_of(settings.number("swa_start"), settings.path("swa_start"))
+        trainer = settings.take("trainer")
+        if isinstance(trainer, Mapping):
+            inner = Settings(trainer, settings.path("trainer"), self.notes)
+            self._lengths(inner)
+            inner.rest(lambda _: "is not part of the schedules")
+        self._lengths(settings)
+        settings.rest(lambda key: "is not part of the schedules" if key not in _LIKELY else None, _LIKELY)
+
+    def _lengths(self, settings: Settings) -> None:
+        for fact, keys in _LENGTHS.items():
+            for key in keys:
+                value = settings.take(key) if key in settings else None
+                if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+                    self.lengths.setdefault(fact, value)
+
+    def length_of_run(self) -> tuple[Fraction | None, Fraction | None]:
+        """Optimiser steps and epochs of the run, where they are known."""
+
+        def fact(name: str) -> Fraction | None:
+            value = self.facts.get(name)
+            return None if value is None else exact(value)
+
+        per_step = fact("batches_per_step") or Fraction(1)
+        batches, epoch = fact("total_batches"), fact("iters_per_epoch")
+        steps = fact("total_iters") or (batches / per_step if batches else None)
+        epochs = fact("epochs")
+        if steps is None and epochs is None:
+            steps, epochs = (exact(self.lengths[k]) if k in self.lengths else None for k in ("total_iters", "epochs"))
+        if epoch is not None:
+            steps = steps or (None if epochs is None else epochs * epoch / per_step)
+            epochs = epochs or (None if steps is None else steps * per_step / epoch)
+        return steps, epochs
+
+
+_LIKELY = ("step_on", "step_call", "swa_start", *_HOLDERS)
+
+
+def _is_call(config: Any) -> bool:
+    return isinstance(config, Mapping) and any(
+        key in config and "scheduler" not in config for key in ("class_path", "type", "_target_", "name")
+    )
+
+
+def _takes_optimizer(call: Call) -> bool:
+    first = call.kwargs.get("optimizer", call.args[0] if call.args else None)
+    return isinstance(first, Name) and first.text.rpartition(".")[2].startswith("opt")
+
+
+def inside(call: Call) -> Iterator[Call]:
+    """The calls among the arguments of a call."""
+    for value in (*call.args, *call.kwargs.values()):
+        for inner in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(inner, Call):
+                yield inner
+                yield from inside(inner)
+
+
+def _step_argument(text: Any, where: str) -> tuple[str, int] | None:
+    """What ``scheduler.step(...)`` is given: ``("epoch", 1)`` for epoch + 1, ``("fraction", 0)`` for epoch + i / n."""
+    do = "write scheduler.step(), scheduler.step(epoch) or scheduler.step(epoch + i / iters)"
+    try:
+        node = ast.parse(str(text), mode="eval").body
+    except SyntaxError:
+        raise SolverError(where, "is not a call", got=repr(text), do=do) from None
+    if isinstance(node, ast.Call):
+        if not node.args:
+            return None
+        node = node.args[0]
+    if isinstance(node, ast.Name):
+        return ("epoch", 0)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and isinstance(node.left, ast.Name):
+        share = node.right
+        if isinstance(share, ast.Constant) and share.value == 1:
+            return ("epoch", 1)
+        if isinstance(share, ast.BinOp) and isinstance(share.op, ast.Div):
+            if isinstance(share.left, ast.Name):
+                return ("fraction", 0)
+            plus = share.left
+            if isinstance(plus, ast.BinOp) and isinstance(plus.op, ast.Add) and ast.unparse(plus.right) == "1":
+                return ("fraction", 1)
+    raise SolverError(where, "is not a call that is understood", got=repr(text), do=do)
+
+
+def whole_of(value: Any, where: str, low: int | None = None) -> int:
+    """A whole number, at least ``low``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != int(value):
+        raise SolverError(where, "must be a whole number", got=repr(value), do="correct it")
+    if low is not None and value < low:
+        raise SolverError(where, f"must be at least {low}", got=repr(value), do="correct it")
+    return int(value)
