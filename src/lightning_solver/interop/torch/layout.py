@@ -58,7 +58,9 @@ def _momentum(stretches: Sequence[Stretch], first: float | None, ticks: Ticks) -
         if writer is not None:
             assert writer.leaf.momentum is not None
             more = writer.leaf.momentum(ticks, begin - k)
-            if begin == 0 and first is not None and first != writer.leaf.first_momentum:
+            if k:
+                more = [_over(more, begin - k, ticks)]
+            elif begin == 0 and first is not None and first != writer.leaf.first_momentum:
                 more = [constant(Rate(fixed=first), Fraction(1)), _over(more, begin, ticks)]  # another was made later
             phases = [*cut(phases, begin, ticks), *more]
         elif first is not None:
