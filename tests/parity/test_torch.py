@@ -24,6 +24,7 @@ KNOWN_LIMITS = (
     "must not be negative here",
     "whose last rate torch makes negative",
     "torch compares it with the rate that both have made",
+    "is the second OneCycleLR",
 )
 
 

@@ -282,6 +282,9 @@ def refuse_other_peers(config: Mapping[str, Any], own: str, where: str = "config
     """
     if any(mark in config for mark in _MARKS.get(own, ())):
         return
+    if "SOLVER" in config and own not in ("from_detectron2", "from_pet"):
+        do = "use interop.from_detectron2, or interop.from_pet"
+        raise SolverError(where, f"is not for {own}: SOLVER is a key of other systems", got="SOLVER", do=do)
     for importer, marks in _MARKS.items():
         found = [mark for mark in marks if mark in config]
         if found and importer != own:

@@ -138,7 +138,8 @@ def read_python(text: str, where: str = "config") -> dict[str, Any]:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise SolverError(where, f"is not Python: {error.msg}", got=(error.text or text)[:80], do="mend it") from None
+        got = repr((error.text or text).strip()[:80])
+        raise SolverError(where, f"is not Python: {error.msg}", got=got, do="mend it") from None
     found: dict[str, Any] = {}
     for statement in tree.body:
         if isinstance(statement, ast.Assign):

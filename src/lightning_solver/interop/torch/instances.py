@@ -25,6 +25,9 @@ def instance(scheduler: Any, where: str, known: dict[int, Call], nested: bool = 
         raise SolverError(where, "has been stepped", got=f"{name}, last_epoch={data['last_epoch']}", do=do)
     if name not in _ATTRIBUTES:
         raise SolverError(where, "is not a scheduler that is known", got=name, do=suggestion(name, _ATTRIBUTES))
+    if name == "OneCycleLR" and any(call.name == name for call in known.values()):
+        what = "is the second OneCycleLR, which has overwritten in the groups what the first one put there"
+        raise SolverError(where, what, got=name, do="hand over the text of the calls")
     groups = scheduler.optimizer.param_groups
     arguments = (
         _ATTRIBUTES[name](data, groups)
