@@ -182,8 +182,26 @@ def test_schema(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_plan_of_a_block(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "block.yaml", "--total-steps", "100", "--steps-per-epoch", "10"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("lr, as a factor of the base value\n     1 |")
+    assert out.startswith("lr, as a factor of the base value (of a base value of 1: see --base)\n     1 |")
     assert "*" in out
+
+
+def test_plan_of_a_block_shows_the_schedules_of_rules(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rule = "rules:\n  - {match: 'a*', schedules: {lr: Cosine}}\n"
+    (folder / "rules.yaml").write_text(rule)
+    assert main(["plan", "rules.yaml", "--total-steps", "10", "--base", "0.5"]) == 0
+    assert capsys.readouterr().out.startswith("rules[0].schedules.lr\n")
+
+
+def test_plan_of_a_block_without_a_length(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    assert main(["plan", str(folder / "block.yaml")]) == 2
+    assert "names no module to make a plan for; give --total-steps" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_output_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "--output", "nowhere/x.json"]) == 2
+    assert "error: --output: cannot be written: No such file or directory" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ YAML

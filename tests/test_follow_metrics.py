@@ -99,21 +99,21 @@ def test_resume_is_bitwise(tmp_path: Any, epoch: int) -> None:
 
 def test_a_metric_that_is_not_logged() -> None:
     net = Net(spec(schedules={"lr": Plateau("val_los", factor=0.5)}))
-    with pytest.raises(SolverError, match=r"val_los: is followed by a schedule, .*; log it .* did you mean val_loss"):
+    with pytest.raises(SolverError, match=r"val_los: is what a Plateau follows, .*; log it .* did you mean val_loss"):
         fitted(net)
     assert net.used == []  # found by the sanity check, before the first step
 
 
 def test_a_metric_that_is_not_logged_without_a_sanity_check() -> None:
     net = Net(spec(schedules={"lr": Plateau("val_los", factor=0.5)}))
-    with pytest.raises(SolverError, match="val_los: is followed by a schedule, but the validation has not logged it"):
+    with pytest.raises(SolverError, match="val_los: is what a Plateau follows, but the validation has not logged it"):
         fitted(net, num_sanity_val_steps=0)
     assert len(net.used) == 10
 
 
 def test_a_run_without_validation() -> None:
     net = Net(spec(schedules={"lr": PLATEAU}))
-    with pytest.raises(SolverError, match="val_loss: is followed by a schedule, but the run has no validation"):
+    with pytest.raises(SolverError, match="val_loss: is what a Plateau follows, but the run has no validation"):
         trainer(max_epochs=1).fit(net, loader())
 
 

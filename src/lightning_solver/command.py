@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_solver.errors import SolverError
+from lightning_solver.spec import SolverSpec
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,6 +60,11 @@ def _add_plan(commands: Any) -> tuple[str, Any]:
 def _plan(arguments: argparse.Namespace) -> int:
     if arguments.total_steps is None:
         from lightning_solver.cli import SolverCLI
+        from lightning_solver.files import names_a_module
+
+        if not arguments.further and not names_a_module(arguments.config):
+            do = "give --total-steps for the curves of a block, or a YAML with model: {class_path: ...}"
+            raise SolverError(arguments.config, "names no module to make a plan for", do=do)
 
         sys.path.insert(0, os.getcwd())  # where the user's own modules are, as for a script
         sys.argv = [sys.argv[0]]
@@ -71,17 +77,34 @@ def _plan(arguments: argparse.Namespace) -> int:
         got = " ".join(arguments.further)
         raise SolverError("plan", "takes nothing else beside --total-steps", got=got, do="leave it out")
     spec, run = stored(arguments.config).spec, _run_length(arguments)
-    for option in spec.schedules:
-        own = spec.own_value(option)
+    for title, one, option in _scheduled(spec):
+        own = one.own_value(option) if arguments.base is None else arguments.base
         base = float(own) if isinstance(own, (int, float)) else 1.0
-        title = option if own is not None else f"{option}, as a factor of the base value"
-        print(f"{chart({option: spec.curve(option, [base], run=run)[:, 0]}, title=title)}\n")
+        head = (
+            title if own is not None else f"{title}, as a factor of the base value (of a base value of 1: see --base)"
+        )
+        print(f"{chart({option: one.curve(option, [base], run=run)[:, 0]}, title=head)}\n")
     return 0
 
 
+def _scheduled(spec: SolverSpec) -> list[tuple[str, SolverSpec, str]]:
+    """Every schedule of a spec, those of its rules too: what it is called, a spec that has it, its option."""
+    found = [(option, spec, option) for option in spec.schedules]
+    for i, rule in enumerate(spec.rules):
+        own = spec.replace(schedules=rule.schedules)
+        found += [(f"rules[{i}].schedules.{option}", own, option) for option in rule.schedules]
+    return found
+
+
 def _add_run(parser: argparse.ArgumentParser, default: int | None = None) -> None:
-    parser.add_argument("--total-steps", type=int, default=default, help="optimiser steps of the run")
+    parser.add_argument(
+        "--total-steps",
+        type=int,
+        default=default,
+        help=f"optimiser steps of the run{f' (by default {default})' if default else ''}",
+    )
     parser.add_argument("--steps-per-epoch", type=float, help="optimiser steps of an epoch")
+    parser.add_argument("--base", type=float, help="base value of the group that is shown, where the block has none")
 
 
 def _run_length(arguments: argparse.Namespace) -> Any:
@@ -116,11 +139,20 @@ def _import(arguments: argparse.Namespace) -> int:
         Path(arguments.config), facts=dict(map(_fact, arguments.fact)), strict=arguments.strict
     )
     text = "".join(f"# {note}\n" for note in imported.notes) + to_yaml(imported.spec)
-    if arguments.output is None:
-        print(text, end="")
-    else:
-        Path(arguments.output).write_text(text, encoding="utf-8")
+    _give_out(text, arguments.output)
     return 0
+
+
+def _give_out(text: str, output: str | None) -> None:
+    """Print a text, or write it into a file."""
+    if output is None:
+        print(text, end="")
+        return
+    try:
+        Path(output).write_text(text, encoding="utf-8")
+    except OSError as error:
+        do = "give a path in a folder that is there"
+        raise SolverError("--output", f"cannot be written: {error.strerror}", got=output, do=do) from error
 
 
 def _fact(text: str) -> tuple[str, Any]:
@@ -151,7 +183,7 @@ def _diff(arguments: argparse.Namespace) -> int:
     from lightning_solver.comparison import compare
     from lightning_solver.files import stored
 
-    differ, text = compare(stored(arguments.a), stored(arguments.b), _run_length(arguments))
+    differ, text = compare(stored(arguments.a), stored(arguments.b), _run_length(arguments), arguments.base)
     print(text)
     return int(differ)
 
@@ -174,10 +206,7 @@ def _schema(arguments: argparse.Namespace) -> int:
     from lightning_solver.schema import block_schema, config_schema
 
     text = json.dumps(config_schema() if arguments.config else block_schema(), indent=2)
-    if arguments.output is None:
-        print(text)
-    else:
-        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+    _give_out(text + "\n", arguments.output)
     return 0
 
 

@@ -17,13 +17,14 @@ _POINTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _BOOKKEEPING = ("params", "param_names", "name", "initial_lr")
 
 
-def compare(a: Stored, b: Stored, run: RunLength) -> tuple[bool, str]:
+def compare(a: Stored, b: Stored, run: RunLength, base: float | None = None) -> tuple[bool, str]:
     """Whether two specs differ, and how.
 
     Args:
         a: The one.
         b: The other.
         run: The run over which curves are compared.
+        base: Base value of the group whose curves are compared, where a spec has none; 1 by default.
 
     Returns:
         Whether a setting, a group or a curve differs; and what to print.
@@ -33,7 +34,7 @@ def compare(a: Stored, b: Stored, run: RunLength) -> tuple[bool, str]:
     parts = [f"a: {a.label}\nb: {b.label}"]
     parts += ["settings (a -> b)\n" + _listed(settings)] if settings else []
     parts += ["groups (a -> b)\n" + _listed(groups)] if groups else []
-    curves = [_curves(option, a, b, run) for option in dict.fromkeys([*a.spec.schedules, *b.spec.schedules])]
+    curves = [_curves(option, a, b, run, base) for option in dict.fromkeys([*a.spec.schedules, *b.spec.schedules])]
     parts += [text for _, text in curves if text]
     differ = bool(settings or groups or any(found for found, _ in curves))
     return differ, "\n\n".join(parts if differ else ["no difference"])
@@ -62,12 +63,12 @@ def _groups(a: Stored, b: Stored) -> list[str]:
     return lines
 
 
-def _curves(option: str, a: Stored, b: Stored, run: RunLength) -> tuple[bool, str]:
+def _curves(option: str, a: Stored, b: Stored, run: RunLength, given: float | None) -> tuple[bool, str]:
     """Whether the curves of an option differ, and a table and a drawing of them."""
     curves: list[Floats] = []
     for stored in (a, b):
         own = stored.spec.own_value(option)
-        base = float(own) if isinstance(own, (int, float)) else 1.0
+        base = float(own) if isinstance(own, (int, float)) else given if given is not None else 1.0
         try:
             curves.append(stored.spec.curve(option, [base], run=run)[:, 0])
         except SolverError as error:
@@ -85,4 +86,4 @@ def _curves(option: str, a: Stored, b: Stored, run: RunLength) -> tuple[bool, st
     widths = [max(map(len, column)) for column in zip(*rows)]
     table = ["  ".join(f"{word:>{width}}" for word, width in zip(row, widths)) for row in rows]
     drawing = chart({"a": one, "b": other})
-    return True, "\n".join([option, *table, "", drawing])
+    return True, "\n".join([f"{option}, over a run of {run.total_steps} steps", *table, "", drawing])

@@ -45,6 +45,13 @@ def blocks(section: Any) -> Iterator[tuple[str, Any]]:
             yield key, block
 
 
+def names_a_module(path: str) -> bool:
+    """Whether a YAML file is the configuration of a CLI that says which module it is about."""
+    data = _loaded(path)
+    sections = [data, *(data.get(name) for name in ("fit", "plan"))] if isinstance(data, Mapping) else []
+    return any(isinstance(section, Mapping) and "model" in section for section in sections)
+
+
 def stored(path: str) -> Stored:
     """Read a file: a block, a configuration with one, or a checkpoint; ``PEER:FILE`` is a config of another system.
 

@@ -29,7 +29,7 @@ class FollowMetrics(Callback):
         monitors = _monitors(pl_module)
         if monitors and not trainer.enable_validation:
             do = "give validation data and a validation_step, or another schedule"
-            what = "is followed by a schedule, but the run has no validation that could log it"
+            what = "is what a Plateau follows, but the run has no validation that could log it"
             raise SolverError(sorted(monitors)[0], what, do=do)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -61,7 +61,7 @@ def _monitors(module: Any) -> set[str]:
 def _refuse_missing(missing: list[str], logged: Any) -> None:
     if missing:
         do = f"log it in every validation; {suggestion(missing[0], logged, 'metrics')}"
-        raise SolverError(missing[0], "is followed by a schedule, but the validation has not logged it", do=do)
+        raise SolverError(missing[0], "is what a Plateau follows, but the validation has not logged it", do=do)
 
 
 def _shared(trainer: Trainer, module: Any, monitors: list[str], fresh: dict[str, Any]) -> dict[str, float]:

@@ -6,11 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, TypeVar
 
 from lightning_solver.durations import Duration, exact
 from lightning_solver.errors import SolverError, nearest, suggestion
-from lightning_solver.interop.reading import Unread
+from lightning_solver.interop.reading import Call, Unread
 from lightning_solver.schedules import Constant, Join, MultiStep, Schedule
 from lightning_solver.schedules.base import Level
 from lightning_solver.spec import SolverSpec
@@ -39,6 +40,9 @@ FACTS = {
     "functions": "text of a Python function in the config -> the function, or its dotted path",
 }
 """What a config leaves to its surroundings, by name."""
+
+
+_LENGTHS = {"iters_per_epoch", "epochs", "total_iters", "total_batches", "batches_per_step", "samples_per_iter"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,11 @@ class Facts:
 
     def __init__(self, given: Mapping[str, Any] | None, notes: Notes) -> None:
         self._given = dict(given or {})
+        for name in _LENGTHS & self._given.keys():
+            value = self._given[name]
+            number = isinstance(value, (int, float, Fraction)) and not isinstance(value, bool)
+            if value is not None and not (number and value > 0):
+                raise SolverError(f"facts.{name}", "must be a number > 0", got=repr(value), do=f"give {FACTS[name]}")
         for name in self._given:
             if name not in FACTS:
                 close = nearest(str(name), FACTS)
@@ -214,7 +223,6 @@ def length(value: Any, unit: str = "st") -> int | str:
     """A number of something as a duration: ``length(5, "ep")`` is ``5ep``, ``length(100)`` is ``100``.
 
     Example:
-        >>> from fractions import Fraction
         >>> length(5, "ep"), length(100), length(2.5), length(Fraction(25, 3))
         ('5ep', 100, '2.5st', '25/3st')
     """
@@ -286,7 +294,7 @@ def refuse_other_peers(config: Mapping[str, Any], own: str, where: str = "config
         do = "use interop.from_detectron2, or interop.from_pet"
         raise SolverError(where, f"is not for {own}: SOLVER is a key of other systems", got="SOLVER", do=do)
     for importer, marks in _MARKS.items():
-        found = [mark for mark in marks if mark in config]
+        found = [mark for mark in marks if mark in config and not isinstance(config[mark], Call)]
         if found and importer != own:
             do = f"use interop.{importer}"
             raise SolverError(where, f"is not for {own}: {found[0]} is a key of another system", got=found[0], do=do)
