@@ -169,6 +169,7 @@ def test_notes():
     imported = from_pet(config, facts={"total_iter": 60})
     assert imported.notes == (
         "facts.total_iter: is not used; did you mean total_iters?",
+        *(f"SOLVER.SCHEDULER.{name}: changes nothing under the policy COSINE" for name in ("GAMMA", "LR_POW")),
         "SOLVER.SCHEDULER.TOTAL_ITERS: the schedule is made for a run of 60 iterations: Trainer(max_steps=60)",
         "SOLVER.SCHEDULER.LR_POWER: is not mapped; did you mean LR_POW?",
         "SOLVER.OPTIMIZER: is not part of the schedules",

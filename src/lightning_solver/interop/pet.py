@@ -201,6 +201,10 @@ def _schedule(
     if settings.take("LOG_LR_CHANGE_THRESHOLD") is not None:
         what = "is when Pet writes a change to its log, which changes no value"
         notes.say(settings.path("LOG_LR_CHANGE_THRESHOLD"), what)
+    used = {"STEP": ("STEPS", "GAMMA"), "POLY": ("LR_POW",), "STEP_COSINE": ("STEPS", "GAMMA")}.get(policy, ())
+    for name in ("STEPS", "GAMMA", "LR_POW"):
+        if name in settings and name not in used and settings.take(name) not in ([], (), None):
+            notes.say(settings.path(name), f"changes nothing under the policy {policy}")
     if policy == "STEP_COSINE":
         name = "LR_POLICY" if "LR_POLICY" in settings else "POLICY"
         _refuse_step_cosine(settings.path(name), [length(step, unit) for step in steps], gamma)
