@@ -40,6 +40,7 @@ left, ``"next"`` the one with which the phase after begins.
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[Any]  # int64, or object where whole numbers outgrow it
 N = TypeVar("N", float, Floats)
+S = TypeVar("S", bound="Schedule")
 
 
 class Curve(ABC):
@@ -308,6 +309,10 @@ class Schedule(Plain, ABC):
     """
 
     until: int | str | None
+
+    def ending(self: S, until: int | str | None) -> S:
+        """The same schedule as a phase that ends at ``until``."""
+        return replace(self, until=until)  # type: ignore[call-arg]
 
     @abstractmethod
     def lay(self, window: Window) -> Curve:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -87,5 +86,5 @@ def joined(parts: Sequence[Part], after: Schedule) -> Phases:
             continue
         if end.whole:
             return simple([*written, schedule])
-        written.append(dataclasses.replace(schedule, until=end.text))  # type: ignore[call-arg]
+        written.append(schedule.ending(end.text))
     return simple([*written, after])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from fractions import Fraction
 
@@ -119,7 +118,7 @@ def warm_restarts(ask: Ask) -> Phases:
     if times > 1 and all(exact(times) ** k * first.count == count for k, count in enumerate(lengths)):
         return Cycle(arc, every=first.text, grow=float(times))
     ask.notes.say(where, "the length of every cycle is rounded down: they are written out one by one")
-    arcs = [dataclasses.replace(arc, until=length(end / per)) for end in ends]
+    arcs = [arc.ending(length(end / per)) for end in ends]
     if run is not None and ends[-1] == run * per:
         return simple([*arcs[:-1], arc])
     return (*arcs, HOLD)

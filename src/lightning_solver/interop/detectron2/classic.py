@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from bisect import bisect_right
 
 from lightning_solver.errors import SolverError
@@ -70,7 +69,7 @@ def _multi_step(settings: Settings, ramp: Schedule | None, iters: float) -> list
     if all(point >= iters for point in drops):
         level = not_negative(float(getattr(ramp, "start", getattr(ramp, "value", 1.0))) * start, where)
         first = Constant(level) if isinstance(ramp, Constant) else Linear(level, not_negative(start, where))
-        return [dataclasses.replace(first, until=ramp.until), *curve]
+        return [first.ending(ramp.until), *curve]
     what = "a drop comes before the warm-up ends: it lowers the warm-up, as the class multiplies the two"
     settings.notes.say(settings.path("milestones"), what)
     return [Warmup(ramp, simple(curve), "multiply")]

@@ -53,7 +53,7 @@ class CompositeParam(ParamScheduler):
                 raise self.fails(f"part {i} has no length, by which fvcore divides")
         for (i, seen), (_, after) in itertools.pairwise(views):
             part = self.parts[i].phases(dataclasses.replace(seen, last=after.first))
-            found += [*part[:-1], dataclasses.replace(part[-1], until=view.measure.text(after.first))]  # type: ignore[call-arg]
+            found += [*part[:-1], part[-1].ending(view.measure.text(after.first))]
         i, seen = views[-1]
         return found + self.parts[i].phases(dataclasses.replace(seen, last=view.last))
 
@@ -104,7 +104,7 @@ class WarmupParam(CompositeParam):
         curve = self.parts[1].phases(dataclasses.replace(view, at=after.at))
         rest = self.parts[1].phases(after)
         (warm,) = self.parts[0].phases(ramp)
-        warm = dataclasses.replace(warm, until=view.measure.text(ramp.last))  # type: ignore[call-arg]
+        warm = warm.ending(view.measure.text(ramp.last))
         if curve == rest:  # still flat where the warm-up ends
             return [warm, *rest]
         total = view.measure.total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from fractions import Fraction
 
 from lightning_solver.interop.base import Notes, length
@@ -22,7 +21,7 @@ def until(phases: list[Schedule], total: int, run: int | None) -> list[Schedule]
     last = phases[-1]
     if run is None or run == total or (run < total and isinstance(last, (Constant, MultiStep, Step))):
         return phases
-    return [*phases[:-1], dataclasses.replace(last, until=total)]  # type: ignore[call-arg]
+    return [*phases[:-1], last.ending(total)]
 
 
 def mirrored(start: float, end: float, span: Fraction | int, total: int, run: int) -> list[Schedule]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning_solver.interop.base import absolute
-from lightning_solver.interop.mmengine.move import Found, Move, nothing, same, start_at, unknown, with_until
+from lightning_solver.interop.mmengine.move import Found, Move, nothing, same, start_at, unknown
 from lightning_solver.interop.mmengine.point import END
 from lightning_solver.interop.mmengine.reader import Reader, ratio
 from lightning_solver.schedules import Constant, Cosine, Cycle, Linear, Polynomial, Schedule
@@ -76,11 +76,11 @@ def cosine(reader: Reader) -> Move:
         if times is not None and times <= 4:
             stops = [reader.begin + half * i for i in range(2, math.ceil(times) + 1)]
             shapes = [rise if i % 2 == 0 else fall for i in range(len(stops))]
-            middle = [with_until(shape, reader.text(stop)) for shape, stop in zip(shapes, stops[:-1])]
+            middle = [shape.ending(reader.text(stop)) for shape, stop in zip(shapes, stops[:-1])]
             return [first, *middle, reader.cut(shapes[-1], stops[-1])]
         until = reader.until(last)
         halves = (fall, rise) if found.level == top else (rise, fall)
-        cycle = (with_until(halves[0], reader.text(half)), halves[1])
+        cycle = (halves[0].ending(reader.text(half)), halves[1])
         swings = Cycle(cycle, every=reader.text(half * 2), until=until)
         return [swings] if found.level == top else [first, swings]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_solver.interop.base import HOLD, simple
-from lightning_solver.interop.mmengine.move import Found, Move, with_until
+from lightning_solver.interop.mmengine.move import Found, Move
 from lightning_solver.interop.mmengine.point import END, START, Point
 from lightning_solver.interop.mmengine.run import Run
 from lightning_solver.schedules import Constant, MultiStep, Schedule, Staircase
@@ -67,16 +67,16 @@ def sequence(moves: Sequence[Move], run: Run, bare: bool) -> list[Schedule] | No
         if phases:
             opened = move.latest if waits else at if flexible else move.begin
             if out and out[-1].until is None:
-                out[-1] = with_until(out[-1], run.text(move.latest))
+                out[-1] = out[-1].ending(run.text(move.latest))
             elif sign != 0 and not flexible:
                 out.append(Constant(start, until=run.text(move.begin)))
             if move.stairs and not bare:
-                of = [*phases[:-1], with_until(phases[-1], None)]
+                of = [*phases[:-1], phases[-1].ending(None)]
                 phases = [Staircase(simple(of), until=phases[-1].until)]
             out += phases
         elif move.jumps and out:
             if out[-1].until is None:
-                out[-1] = with_until(out[-1], run.text(move.begin))
+                out[-1] = out[-1].ending(run.text(move.begin))
             elif sign != 0:
                 out.append(Constant(start, until=run.text(move.begin)))
         elif move.jumps and move.begin != START:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -77,11 +76,6 @@ class Move:
 def start_at(level: Level) -> dict[str, Any]:
     """The ``start`` of a shape; nothing for the base value."""
     return {} if level == 1.0 else {"start": level}
-
-
-def with_until(schedule: Schedule, until: int | str | None) -> Schedule:
-    """A schedule with another end."""
-    return dataclasses.replace(schedule, until=until)  # type: ignore[call-arg]
 
 
 def same(factor: float | None) -> float | None:

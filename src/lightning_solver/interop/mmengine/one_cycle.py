@@ -8,7 +8,7 @@ from fractions import Fraction
 
 from lightning_solver.durations import exact
 from lightning_solver.interop.base import absolute, simple
-from lightning_solver.interop.mmengine.move import Move, with_until
+from lightning_solver.interop.mmengine.move import Move
 from lightning_solver.interop.mmengine.point import END, START, Point
 from lightning_solver.interop.mmengine.reader import Reader, as_number
 from lightning_solver.schedules import Constant, Cosine, Linear, Over, PerGroup, Schedule, Shift
@@ -39,12 +39,12 @@ def one_cycle(reader: Reader) -> Move:
         value = cycle.value(float(size), group)
         if value < 0:
             raise reader.error("total_steps", "the step after it makes the learning rate negative", value)
-        own[-1] = with_until(own[-1], run.text(last if own[-1].until else stop))
+        own[-1] = own[-1].ending(run.text(last if own[-1].until else stop))
         own += [Constant("previous", until=run.text(stop))] if size > 1 else []
         own.append(Constant(absolute(value)))
     phases = every[0]
     if any(own != phases for own in every):
-        parts = [simple([*own[:-1], with_until(own[-1], None)]) for own in every]
+        parts = [simple([*own[:-1], own[-1].ending(None)]) for own in every]
         phases = [PerGroup(tuple(parts), until=every[0][-1].until)]
     return reader.move(lambda _: phases, stop if beyond else last, sets=True, jumps=True, pure=False)
 
@@ -143,7 +143,7 @@ class OneCycle:
             final = reader.run.sign(point - earlier - last) in (0, 1)
             whole = earlier != START and reader.endless and reader.run.sign(point - END) == 0
             if not final:
-                phases.append(with_until(shape, text(point)))
+                phases.append(shape.ending(text(point)))
             elif whole:  # the shift makes it end with the last step
                 phases.append(shape)
             elif earlier != START or reader.run.sign(point - last) == 1:
@@ -154,5 +154,5 @@ class OneCycle:
                 break
         until = text(last)
         if earlier == START:
-            return [*phases[:-1], with_until(phases[-1], until)]
+            return [*phases[:-1], phases[-1].ending(until)]
         return [Shift(simple(phases), earlier=text(earlier), until=reader.until(last))]

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_solver.durations import exact
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Settings, absolute
-from lightning_solver.interop.mmengine.move import Found, Move, unknown, with_until
+from lightning_solver.interop.mmengine.move import Found, Move, unknown
 from lightning_solver.interop.mmengine.point import END, Point, point_of
 from lightning_solver.interop.mmengine.run import Run
 from lightning_solver.schedules import Over, Schedule
@@ -161,7 +161,7 @@ class Reader:
         """A shape that is done at ``stop``, cut off where the scheduler or the run ends before that."""
         bare = self.endless and self.run.sign(stop - END) == 0
         schedule = shape if bare else Over(shape, end=self.text(stop))
-        return schedule if self.endless else with_until(schedule, self.text(self.end - self.tick))
+        return schedule if self.endless else schedule.ending(self.text(self.end - self.tick))
 
     def until(self, last: Point) -> int | str | None:
         """``until`` of a phase that ends at ``last``; none where it ends with the run."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from lightning_solver.errors import SolverError
-from lightning_solver.interop.mmengine.move import Move, start_at, with_until
+from lightning_solver.interop.mmengine.move import Move, start_at
 from lightning_solver.interop.mmengine.point import END, Point
 from lightning_solver.interop.mmengine.reader import Reader, as_number, ratio
 from lightning_solver.schedules import Constant, Cosine, Cycle, Over, Schedule
@@ -53,11 +53,11 @@ def restart(reader: Reader) -> Move:
     until = run.text(last) if over or not reader.endless else None
 
     cycle = _as_cycle(reader, spans[: len(shapes)], shapes, eta)
-    final = with_until(shapes[-1], None)
+    final = shapes[-1].ending(None)
     if until is not None and run.sign(last - stop + spans[len(shapes) - 1][0]) == 0:  # held as it restarts
         phases = [*shapes[:-1], Constant(tops[len(shapes) - 1])]
     elif cycle is not None:
-        phases = [with_until(cycle, until)]
+        phases = [cycle.ending(until)]
     elif over:
         phases = [*shapes[:-1], Over(final, end=run.text(stop), until=until)]
     else:
@@ -80,5 +80,5 @@ def _as_cycle(
     fixed = isinstance(eta, dict) or eta == 0
     if decay <= 0 or (decay != 1 and (not fixed or reader.initial)):
         return None
-    of = with_until(shapes[0], None)
+    of = shapes[0].ending(None)
     return Cycle(of, every=reader.text(spans[0][0]), grow=int(grow), decay=decay)

@@ -150,7 +150,7 @@ class Curve:
             cycle = Cycle(self.shape(), every=every, grow=grow, decay=float(self.decay), times=self.limit)
             if self.reaches or self.limit > MOST or not clock.after(begin + self.bound(self.limit)):
                 return [cycle]
-            return [replace(cycle, until=clock.text(begin + self.bound(self.limit))), floor]
+            return [cycle.ending(clock.text(begin + self.bound(self.limit))), floor]
         end = begin + self.t
         rest = [HOLD if self.reaches else floor] if clock.after(end) else []
         return [self.shape(until=None if clock.run == end else clock.text(end)), *rest]

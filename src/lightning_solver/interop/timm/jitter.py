@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -30,7 +30,7 @@ class Jitter:
         phases = (Constant(until=clock.tick if early else clock.at(units, ticks)),)
         if self.end is None or not clock.after(self.end[0]):
             return (*phases, self.noise)
-        return (*phases, replace(self.noise, until=clock.at(*self.end)), Constant())
+        return (*phases, self.noise.ending(clock.at(*self.end)), Constant())
 
 
 def read_jitter(source: Source, shares_of: float | None = None) -> Jitter | None:

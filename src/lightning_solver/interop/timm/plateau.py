@@ -32,7 +32,7 @@ def plateau_phases(source: Source, monitor: str, ramp: Ramp, jitter: Jitter | No
     clock = source.clock
     phases: tuple[Schedule, ...] = (plateau,)
     if ramp.length:
-        line = Staircase(replace(ramp.line(clock), until=None), until=clock.text(ramp.length))
+        line = Staircase(ramp.line(clock).ending(None), until=clock.text(ramp.length))
         passed = float(math.floor(ramp.length) / ramp.length)  # where the warm-up stops
         plateau = plateau if passed == 1 else replace(plateau, start=between(1.0, ramp.start, passed))
         phases = (line, plateau)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -112,4 +111,4 @@ class _Wave:
         up, down = Linear(absolute(rest), absolute(crest)), Linear(absolute(crest), absolute(rest))
         if self.down == 0:
             return Cycle(up, every=ticks.text(self.up))
-        return Cycle((dataclasses.replace(up, until=ticks.text(self.up)), down), every=ticks.text(self.up + self.down))
+        return Cycle((up.ending(ticks.text(self.up)), down), every=ticks.text(self.up + self.down))

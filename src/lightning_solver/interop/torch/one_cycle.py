@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,7 +122,7 @@ class _Anneal:
                 line, last = self.shape(a, b), begin + end - start
                 of: Phases = line
                 if last != over:
-                    of = (dataclasses.replace(line, until=ticks.text(last)), Constant(b))
+                    of = (line.ending(ticks.text(last)), Constant(b))
                 written.append(Phase(Shift(of, earlier=ticks.text(-start)), over, shaped=last == over))
                 break
             final = end >= self.total - 1

@@ -136,10 +136,6 @@ def cut(phases: Sequence[Phase], end: Fraction | None, ticks: Ticks) -> list[Pha
     return kept
 
 
-def _until(schedule: Schedule, until: int | str | None) -> Schedule:
-    return dataclasses.replace(schedule, until=until)  # type: ignore[call-arg]
-
-
 def written_of(phases: Sequence[Phase], begin: Number, ticks: Ticks) -> list[Schedule]:
     """The phases with their ends, without those that the run does not reach."""
     written: list[Schedule] = []
@@ -157,7 +153,7 @@ def written_of(phases: Sequence[Phase], begin: Number, ticks: Ticks) -> list[Sch
         beyond = ticks.total is not None and phase.end is not None and phase.end >= ticks.total
         if phase.end is not None and phase.end != ticks.total and (shaped or not beyond):
             until = text or ticks.text(phase.end)
-        written.append(_until(schedule, until))
+        written.append(schedule.ending(until))
         if phase.end is not None:
             reached = phase.end
     return written

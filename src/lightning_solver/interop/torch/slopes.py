@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from fractions import Fraction
 
@@ -112,8 +111,8 @@ def cosine_lr(args: Args) -> Leaf:
             return [Phase(down, falling, shaped=True), Phase(up, rising, shaped=True), constant(top)]
         every = at.ticks.text(2 * t_max)
         if at.rate == top:
-            return [Phase(Cycle((dataclasses.replace(down, until="50%"), up), every=every))]
-        again = Cycle((dataclasses.replace(up, until="50%"), Cosine(top.level(), floor.level())), every=every)
+            return [Phase(Cycle((down.ending("50%"), up), every=every))]
+        again = Cycle((up.ending("50%"), Cosine(top.level(), floor.level())), every=every)
         return [Phase(down, falling, shaped=True), Phase(again)]
 
     return Leaf(

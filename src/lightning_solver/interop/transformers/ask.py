@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -56,7 +55,7 @@ class Run:
             if self.relative and end == self.total:
                 return simple([*written, schedule])
             assert end is not None
-            written.append(dataclasses.replace(schedule, until=end if isinstance(end, str) else length(end)))  # type: ignore[call-arg]
+            written.append(schedule.ending(end if isinstance(end, str) else length(end)))
             begin = end
         return simple([*written, after])
 

@@ -52,7 +52,7 @@ def _wave(ask: Ask, low: float) -> tuple[list[Part], Schedule]:
 
 def waves(first: Cosine, second: Cosine, every: int | str) -> Cycle:
     """Two half waves by turns."""
-    return Cycle([dataclasses.replace(first, until="50%"), second], every=every)
+    return Cycle([first.ending("50%"), second], every=every)
 
 
 def _share(ask: Ask, parts: Fraction) -> str:
