@@ -50,6 +50,7 @@ LAYERS = [
         "rules.inventory",
         "rules.cascade",
         "optimizers",
+        "optimizers.recipe",
         "groups",
         "plan",
         "table",

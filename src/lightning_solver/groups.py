@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_solver.optimizers import Recipe
+from lightning_solver.optimizers.recipe import Recipe
 from lightning_solver.rules.cascade import Settings
 from lightning_solver.rules.inventory import Parameter
 from lightning_solver.schedules.join import Phases

@@ -16,7 +16,7 @@ from lightning_solver.callbacks.plan_guard import PlanGuard
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
-from lightning_solver.optimizers import resolve_optimizer
+from lightning_solver.optimizers.recipe import resolve_optimizer
 from lightning_solver.plan import Plan
 from lightning_solver.real_steps import RealSteps
 from lightning_solver.run_length import trainer_run_length

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.groups import Group, group_parameters
-from lightning_solver.optimizers import Recipe, Slot, resolve_optimizer
+from lightning_solver.optimizers.recipe import Recipe, Slot, resolve_optimizer
 from lightning_solver.plain import FrozenDict, thaw
 from lightning_solver.rules.cascade import Cascade, Settings, Source, select
 from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory

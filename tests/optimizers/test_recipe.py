@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lightning_solver import OptimizerSpec, SolverError
-from lightning_solver.optimizers import resolve_optimizer
+from lightning_solver.optimizers.recipe import resolve_optimizer
 
 TORCH = [
     cls
