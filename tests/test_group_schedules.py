@@ -95,7 +95,7 @@ def test_bad_rules(rule: Rule, message: str) -> None:
 def test_a_rule_without_phases_or_settings() -> None:
     with pytest.raises(SolverError, match=re.escape("Rule.schedules.lr: has no phases")):
         Rule(match="a", schedules={"lr": ()})
-    with pytest.raises(SolverError, match="changes nothing; set, scale or schedule"):
+    with pytest.raises(SolverError, match="changes nothing; set, scale, schedule or freeze"):
         Rule(match="a")
 
 

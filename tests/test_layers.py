@@ -41,7 +41,7 @@ LAYERS = [
         "schedules.chain",
         "schedules.positions",
     },
-    {"spec"},
+    {"optimizer_spec", "factors", "rule", "spec"},
     {"chart", "schema"},
     {"interop", *(name for name in MODULES if name.startswith("interop."))},
     {

@@ -87,7 +87,7 @@ def test_resume(folder: Path) -> None:
 
 def test_every_schedule_and_kind_is_named() -> None:
     from lightning_solver import schedules
-    from lightning_solver.spec import KINDS
+    from lightning_solver.rule import KINDS
 
     text = README.read_text()
     for name in schedules.__all__:

@@ -11,7 +11,8 @@ import yaml
 
 from lightning_solver import OptimizerSpec, Rule, RunLength, SolverError, SolverSpec
 from lightning_solver.schedules import Constant, Cosine, Join, Linear, MultiStep, Product, Scale, Shift, Staircase, Step
-from lightning_solver.spec import KINDS, VERSION, difference, whole_steps
+from lightning_solver.rule import KINDS
+from lightning_solver.spec import VERSION, difference, whole_steps
 
 BLOCK = """
 optimizer: {name: AdamW, args: {lr: 1.0e-3, weight_decay: 0.05, betas: [0.9, 0.95]}}

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_solver.durations import Duration, RunLength
 from lightning_solver.errors import SolverError
-from lightning_solver.spec import OptimizerSpec, Rule, SolverSpec
+from lightning_solver.factors import ByName, FanIn, LayerDecay
+from lightning_solver.optimizer_spec import OptimizerSpec
+from lightning_solver.rule import Rule, Selector
+from lightning_solver.spec import SolverSpec
 
 if TYPE_CHECKING:
     from lightning_solver.cli import SolverCLI
@@ -15,11 +18,15 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "ByName",
     "Duration",
+    "FanIn",
+    "LayerDecay",
     "OptimizerSpec",
     "Plan",
     "Rule",
     "RunLength",
+    "Selector",
     "SolverCLI",
     "SolverError",
     "SolverMixin",

@@ -25,7 +25,8 @@ from lightning_solver.schedules.curves import Fixed
 from lightning_solver.schedules.functions import Function
 from lightning_solver.schedules.join import contains
 from lightning_solver.schedules.plateau import Feed
-from lightning_solver.spec import Rule, SolverSpec, refuse_negative, whole_steps
+from lightning_solver.rule import Rule
+from lightning_solver.spec import SolverSpec, refuse_negative, whole_steps
 
 if TYPE_CHECKING:
     from lightning_solver.scheduler import PlanScheduler

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -15,7 +14,10 @@ import numpy as np
 
 from lightning_solver.durations import Rational, RunLength
 from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.factors import LayerDecay
+from lightning_solver.optimizer_spec import OptimizerSpec
 from lightning_solver.plain import Plain, read, thaw
+from lightning_solver.rule import Rule, refuse_empty
 from lightning_solver.schedules.base import Floats, Schedule, run_window
 from lightning_solver.schedules.join import contains, lay
 from lightning_solver.schedules.plateau import Feed, Plateau
@@ -26,134 +28,7 @@ if TYPE_CHECKING:
     from lightning_solver.plan import Plan
 
 VERSION = 1
-Kind = Literal["bias", "norm", "embedding", "position", "token", "depthwise"]
-KINDS: tuple[str, ...] = typing.get_args(Kind)
-
-
-@dataclass(frozen=True)
-class OptimizerSpec(Plain):
-    """The optimiser.
-
-    Args:
-        name: A class of ``torch.optim`` by name (``AdamW``), or the dotted path of any optimiser class.
-        args: Its arguments but ``params``, checked against its signature when the plan is made.
-    """
-
-    name: str
-    args: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rule(Plain):
-    """Settings for some of the parameters. A parameter is selected if every selector that is given holds.
-
-    Args:
-        match: Glob, or globs of which one holds, on the qualified name; ``*`` matches dots too, ``backbone.*``.
-        regex: Regular expression, or several of which one holds, found anywhere in the qualified name.
-        kind: What the parameter is: ``bias``, ``norm`` (weight or bias of a normalisation layer), ``embedding``,
-            ``position`` (position tables), ``token`` (class and mask tokens), ``depthwise`` (depthwise convolution).
-            Several: one holds. May select nothing.
-        module_class: Class, or base class, of the module that holds the parameter: its name, or its dotted path.
-        ndim: Number of dimensions of the parameter.
-        name: What the rule is called in group names and tables.
-        lr: Learning rate of the selected parameters, in place of the optimiser's.
-        lr_scale: Factor of the optimiser's learning rate.
-        weight_decay: Weight decay, in place of the optimiser's.
-        weight_decay_scale: Factor of the optimiser's weight decay.
-        set: Any other option of the optimiser, in place of the optimiser's value.
-        scale: Factors of any other numeric option of the optimiser.
-        schedules: Schedules of the selected parameters, in place of the solver's for the same options.
-        unmatched: ``allow`` if the selectors may select nothing.
-    """
-
-    match: str | Sequence[str] | None = None
-    regex: str | Sequence[str] | None = None
-    kind: Kind | Sequence[Kind] | None = None
-    module_class: str | Sequence[str] | None = None
-    ndim: int | Sequence[int] | None = None
-    name: str | None = None
-    lr: float | None = None
-    lr_scale: float | None = None
-    weight_decay: float | None = None
-    weight_decay_scale: float | None = None
-    set: dict[str, Any] = field(default_factory=dict)
-    scale: dict[str, float] = field(default_factory=dict)
-    schedules: dict[str, Schedule | Sequence[Schedule]] = field(default_factory=dict)
-    unmatched: Literal["error", "allow"] = "error"
-
-    def check(self) -> None:
-        if not self.selectors():
-            do = f"give one of {', '.join(SELECTORS)}; for every parameter use optimizer.args"
-            raise SolverError("Rule", "selects nothing, as it has no selector", do=do)
-        if not self.settings() and not self.schedules:
-            raise SolverError("Rule", "changes nothing", do="set, scale or schedule at least one option")
-        _refuse_empty(self.schedules, "Rule.schedules")
-        for selector in SELECTORS:
-            if self.selectors().get(selector) == ():
-                raise self._error(selector, "is empty", got=[], do="give at least one, or leave it out")
-        for pattern in self.selectors().get("regex", ()):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise self._error(
-                    "regex", f"is not a regular expression ({error})", got=pattern, do="mend it"
-                ) from None
-        for option in ("lr", "weight_decay"):
-            value, factor = getattr(self, option), getattr(self, f"{option}_scale")
-            if value is not None and factor is not None:
-                got = f"{option} {value} and {option}_scale {factor}"
-                raise SolverError(f"Rule.{option}", "is both set and scaled", got=got, do="give one of the two")
-            for name, number in ((option, value), (f"{option}_scale", factor)):
-                if number is not None and number < 0:
-                    raise self._error(name, "must not be negative", got=number, do="give a value >= 0")
-            for mapping in ("set", "scale"):
-                if option in getattr(self, mapping):
-                    do = f"write {option if mapping == 'set' else option + '_scale'} of the rule instead"
-                    raise self._error(f"{mapping}.{option}", "has a field of its own", do=do)
-        for option in self.set.keys() & self.scale.keys():
-            raise self._error(f"set.{option}", "is both set and scaled", do="give one of the two")
-
-    def selectors(self) -> dict[str, tuple[Any, ...]]:
-        """The selectors that are given: name -> the choices, of which one has to hold."""
-        given = {name: getattr(self, name) for name in SELECTORS}
-        return {
-            name: value if isinstance(value, tuple) else (value,) for name, value in given.items() if value is not None
-        }
-
-    def settings(self) -> dict[str, tuple[Literal["set", "scale"], Any]]:
-        """Option -> how the rule changes it and the value or factor."""
-        found: dict[str, tuple[Literal["set", "scale"], Any]] = {}
-        for option in ("lr", "weight_decay"):
-            if getattr(self, option) is not None:
-                found[option] = ("set", getattr(self, option))
-            if getattr(self, f"{option}_scale") is not None:
-                found[option] = ("scale", getattr(self, f"{option}_scale"))
-        found.update({option: ("set", value) for option, value in self.set.items()})
-        found.update({option: ("scale", factor) for option, factor in self.scale.items()})
-        return found
-
-    def short_name(self) -> str | None:
-        """The rule's name, or what its one glob says apart from wildcards; ``None`` where that is nothing.
-
-        Example:
-            >>> Rule(match="backbone.*", lr_scale=0.1).short_name()
-            'backbone'
-        """
-        globs = self.selectors().get("match", ())
-        return self.name or (re.sub(r"[*?\[\]!.]+", ".", globs[0]).strip(".") if len(globs) == 1 else None) or None
-
-    def describe(self) -> str:
-        """The rule's name, or its selectors in words.
-
-        Example:
-            >>> Rule(kind=["norm", "bias"], ndim=1, weight_decay=0.0).describe()
-            'kind norm|bias, ndim 1'
-        """
-        words = [f"{key} {'|'.join(map(str, choices))}" for key, choices in self.selectors().items()]
-        return self.name or ", ".join(words)
-
-
-SELECTORS = ("match", "regex", "kind", "module_class", "ndim")
+_POSITIVE = re.compile("[1-9][0-9]*(/[1-9][0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -163,9 +38,22 @@ class SolverSpec(Plain):
     Args:
         optimizer: The optimiser. Without one the spec is good for :meth:`curve`, an error for :meth:`plan`.
         lr: The learning rate, in place of ``optimizer.args.lr``: one number for sweeps, command lines and LR finders.
+        base_batch_size: Number of samples in an optimiser step for which every learning rate is meant; for another
+            number, over all devices and accumulated batches, they are scaled.
+        batch_scaling: ``linear`` in the number of samples (Goyal et al. 2017), or by its square root, ``sqrt``
+            (Krizhevsky 2014), which is the choice for adaptive optimisers.
         rules: Settings for some of the parameters. They apply in order, option by option; the last match wins.
         default_rules: Whether the built-in rule goes before ``rules``: no weight decay on biases and on normalisation
             layers.
+        layer_decay: Layer-wise decay of the learning rate: the factor from one depth to the one below it, or
+            :class:`LayerDecay`. It goes before ``rules``, so that their factors multiply it.
+        depth: How the depth of a parameter is known: ``auto`` (the model's own methods, then names that are known),
+            the name of a method or naming (see :mod:`lightning_solver.rules.depth`), or regular expressions from the
+            input to the head.
+        only: Globs of the parameters that this optimiser trains, where another trains the others.
+        batches_per_step: Under manual optimisation, how many batches one step of this optimiser takes: ``5``, or
+            ``"1/2"`` for two steps a batch.
+        tied: Which names of a tensor that has several the rules see: ``any`` of them, or the ``first`` alone.
         schedules: Option (``lr``, ``weight_decay``, ``momentum``, which stands for ``betas[0]`` where there is no
             momentum, ``beta2``, or any other numeric option) -> a schedule, or a list of phases one after another.
         beyond_run: ``allow`` if a phase or milestone may lie beyond the end of the run; it becomes a note then.
@@ -185,8 +73,15 @@ class SolverSpec(Plain):
 
     optimizer: OptimizerSpec | None = None
     lr: float | None = None
+    base_batch_size: int | None = None
+    batch_scaling: Literal["linear", "sqrt"] = "linear"
     rules: Sequence[Rule] = ()
     default_rules: bool = True
+    layer_decay: float | LayerDecay | None = None
+    depth: str | Sequence[str] = "auto"
+    tied: Literal["any", "first"] = "any"
+    only: str | Sequence[str] | None = None
+    batches_per_step: int | str | None = None
     schedules: dict[str, Schedule | Sequence[Schedule]] = field(default_factory=dict)
     beyond_run: Literal["error", "allow"] = "error"
     version: int = VERSION
@@ -197,7 +92,18 @@ class SolverSpec(Plain):
             raise self._error("version", "is not a version that can be read", got=self.version, do=do)
         if self.lr is not None and self.lr < 0:
             raise self._error("lr", "must not be negative", got=self.lr, do="give a value >= 0")
-        _refuse_empty(self.schedules, "SolverSpec.schedules")
+        if self.base_batch_size is not None and self.base_batch_size < 1:
+            raise self._error("base_batch_size", "must be at least 1", got=self.base_batch_size, do="correct it")
+        if isinstance(self.layer_decay, float):
+            LayerDecay(self.layer_decay)  # which refuses what makes no sense
+        if self.only == ():
+            raise self._error("only", "is empty", got=[], do="give at least one glob, or leave it out")
+        if self.batches_per_step is not None and not _POSITIVE.fullmatch(str(self.batches_per_step)):
+            do = "give a whole number, or a fraction such as 1/2"
+            raise self._error("batches_per_step", "is not a number of batches", got=self.batches_per_step, do=do)
+        if self.depth == ():
+            raise self._error("depth", "is empty", got=[], do="give regular expressions from input to head, or auto")
+        refuse_empty(self.schedules, "SolverSpec.schedules")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data (dicts, lists, texts, numbers) that :meth:`from_dict` reads back; defaults are left out.
@@ -224,6 +130,10 @@ class SolverSpec(Plain):
     def replace(self, **changes: Any) -> SolverSpec:
         """A spec like this one with some of its fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def decay(self) -> LayerDecay | None:
+        """The layer-wise decay, where there is one."""
+        return LayerDecay(self.layer_decay) if isinstance(self.layer_decay, float) else self.layer_decay
 
     def own_value(self, option: str) -> Any:
         """What the spec says of an option of the optimiser itself; ``None`` where it says nothing."""
@@ -325,13 +235,6 @@ def _play(metrics: Sequence[float] | Mapping[str, Sequence[float]], feed: Feed, 
     for epoch in range(max(map(len, given.values()), default=0)):
         values = {name: float(series[epoch]) for name, series in given.items() if epoch < len(series)}
         feed.take(math.ceil(run.steps_at_epoch(Fraction(epoch + 1), "metrics")), values)
-
-
-def _refuse_empty(schedules: Mapping[str, Any], where: str) -> None:
-    for option, phases in schedules.items():
-        if phases == ():
-            do = "give at least one, or leave it out"
-            raise SolverError(f"{where}.{option}", "has no phases", got="[]", do=do)
 
 
 def _in_betas(option: str, options: Mapping[str, Any]) -> Any:

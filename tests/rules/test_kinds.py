@@ -5,7 +5,7 @@ from torch import nn
 from lightning_solver import Rule, SolverSpec
 from lightning_solver.rules.inventory import take_inventory
 from lightning_solver.rules.kinds import is_norm
-from lightning_solver.spec import KINDS
+from lightning_solver.rule import KINDS
 
 
 def kinds(module):

@@ -13,7 +13,7 @@ from lightning_solver.plain import FrozenDict
 from lightning_solver.rules.inventory import Parameter, Place
 from lightning_solver.rules.kinds import shape_of
 from lightning_solver.schedules.join import Phases
-from lightning_solver.spec import Rule
+from lightning_solver.rule import Rule
 
 Test = Callable[[Place], bool]
 
