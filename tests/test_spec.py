@@ -122,7 +122,7 @@ def test_a_version_that_is_not_known():
         ({"rules": {"match": "x"}}, "solver.rules: must be a list (each item a Rule); got {'match': 'x'} (dict)"),
         ({"rules": [{"match": "x", "lr_scael": 1}]}, "solver.rules[0].lr_scael: unknown key; got 'lr_scael'; did you"),
         ({"rules": [{"match": "x", "lr": -1}]}, "solver.rules[0].lr: must not be negative; got -1.0"),
-        ({"rules": [{"match": "x"}]}, "solver.rules[0]: changes nothing; set, scale or schedule at least one option"),
+        ({"rules": [{"match": "x"}]}, "solver.rules[0]: changes nothing; set, scale, schedule or freeze, or name an optimizer"),
         ({"rules": [{"lr": 1}]}, "solver.rules[0]: selects nothing, as it has no selector; give one of match, regex"),
         ({"rules": [{"kind": "nrom", "lr": 1}]}, "solver.rules[0].kind: unknown value; got 'nrom'; did you mean norm?"),
         ({"rules": [{"kind": ["bias", "nrom"], "lr": 1}]}, "solver.rules[0].kind[1]: unknown value; got 'nrom'; did"),
@@ -191,9 +191,9 @@ def test_replace_makes_a_checked_copy():
     [
         (
             {"lr": 0.1},
-            "Rule: selects nothing, as it has no selector; give one of match, regex, kind, module_class, ndim",
+            "Rule: selects nothing, as it has no selector; give one of match, regex, kind, module_class, inside, ndim, depth, listed_by",
         ),
-        ({"match": "x"}, "Rule: changes nothing; set, scale or schedule at least one option"),
+        ({"match": "x"}, "Rule: changes nothing; set, scale, schedule or freeze, or name an optimizer"),
         ({"match": [], "lr": 1}, "Rule.match: is empty; got []; give at least one, or leave it out"),
         ({"kind": (), "lr": 1}, "Rule.kind: is empty; got []"),
         ({"regex": "(", "lr": 1}, "Rule.regex: is not a regular expression (missing ), unterminated subpattern"),
@@ -213,7 +213,7 @@ def test_replace_makes_a_checked_copy():
         ),
         ({"match": "x", "set": {"weight_decay": 1}}, "Rule.set.weight_decay: has a field of its own"),
         ({"match": "x", "set": {"eps": 1}, "scale": {"eps": 2}}, "Rule.set.eps: is both set and scaled; give one of"),
-        ({"match": "x", "scale": {"eps": "2"}}, "Rule.scale.eps: must be a number; got '2' (str)"),
+        ({"match": "x", "scale": {"eps": "2"}}, "Rule.scale.eps: must be a number or a Factor; got '2' (str)"),
         ({"match": 3, "lr": 1}, "Rule.match: must be a text, a list (each item a text) or nothing; got 3 (int)"),
         (
             {"ndim": "1", "lr": 1},

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_solver.optimizers.recipe import Recipe
-from lightning_solver.rules.cascade import Settings
+from lightning_solver.rules.cascade import Member, Settings
+from lightning_solver.rules.freezing import Frozen
 from lightning_solver.rules.inventory import Parameter
 from lightning_solver.schedules.join import Phases
 
@@ -21,17 +21,21 @@ class Group:
 
     Args:
         name: Readable, unique, of characters that every logger takes.
+        member: The optimiser that has them.
         options: Option -> base value, before any schedule.
         scales: Option -> factor by which rules have scaled it, where they have.
         schedules: Option -> the schedule that a rule has given it and the path of that schedule.
+        frozen: The stretches in which they do not move; ``None`` for never.
         names: Qualified names of its parameters.
         tensors: The parameters, in the order of ``names``.
     """
 
     name: str
+    member: Member
     options: Mapping[str, Any]
     scales: Mapping[str, float]
     schedules: Mapping[str, tuple[Phases, str]]
+    frozen: Frozen | None
     names: tuple[str, ...]
     tensors: tuple[Tensor, ...]
 
@@ -42,41 +46,59 @@ class Group:
 
 
 def group_parameters(
-    trainable: Sequence[Parameter], settings: Mapping[int, Settings], recipe: Recipe, *, by_scale: bool = False
+    trained: Sequence[Parameter], settings: Mapping[int, Settings], *, by_scale: bool = False, several: bool = False
 ) -> tuple[Group, ...]:
     """The groups, in the order in which their first parameters come.
 
     Args:
-        trainable: The parameters.
+        trained: The parameters that the optimiser gets.
         settings: What each of them gets, by ``id`` of its tensor.
-        recipe: The optimiser.
         by_scale: Whether parameters of equal values that were scaled by different factors are told apart, as a
             schedule with ``scaled`` values moves them differently.
+        several: Whether there are several optimisers, which the names of groups tell then.
     """
-    members: dict[Any, list[Parameter]] = {}
-    for parameter in trainable:
-        own = settings[id(parameter.tensor)]
-        members.setdefault((own.values, own.schedules, own.scales if by_scale else None), []).append(parameter)
+    alike: dict[int, list[Parameter]] = {}  # most parameters share their settings with others
+    for parameter in trained:
+        alike.setdefault(id(settings[id(parameter.tensor)]), []).append(parameter)
+    members: dict[Any, list[list[Parameter]]] = {}
+    for parameters in alike.values():
+        own = settings[id(parameters[0].tensor)]
+        key = (id(own.member), own.values, own.schedules, own.frozen, own.scales if by_scale else None)
+        members.setdefault(key, []).append(parameters)
+    order = {id(parameter.tensor): i for i, parameter in enumerate(trained)}
     taken: set[str] = set()
     groups = []
-    for parameters in members.values():
+    for runs in members.values():
+        parameters = runs[0]
+        if len(runs) > 1:
+            parameters = sorted((p for run in runs for p in run), key=lambda p: order[id(p.tensor)])
         own = settings[id(parameters[0].tensor)]
-        name = _unique(_group_name(own.values, own, recipe), taken)
-        names = tuple(parameter.name for parameter in parameters)
         schedules = {
             option: (phases, f"{own.scheduled_by[option].where}.schedules.{option}")
             for option, phases in own.schedules.items()
         }
-        tensors = tuple(parameter.tensor for parameter in parameters)
-        groups.append(Group(name, own.values, own.scales, schedules, names, tensors))
+        group = Group(
+            name=_unique(_group_name(own, several), taken),
+            member=own.member,
+            options=own.values,
+            scales=own.scales,
+            schedules=schedules,
+            frozen=own.frozen if isinstance(own.frozen, Frozen) else None,
+            names=tuple(parameter.name for parameter in parameters),
+            tensors=tuple(parameter.tensor for parameter in parameters),
+        )
+        groups.append(group)
     return tuple(groups)
 
 
-def _group_name(options: Mapping[str, Any], settings: Settings, recipe: Recipe) -> str:
+def _group_name(settings: Settings, several: bool) -> str:
     """What sets a group apart from the optimiser's own values: names of rules, else the values themselves."""
     words: dict[str, None] = {}
-    for option, value in options.items():
-        base = recipe.defaults[option]
+    defaults = settings.member.recipe.defaults
+    if several:
+        words[_clean(settings.member.recipe.cls.__name__.lower())] = None
+    for option, value in settings.values.items():
+        base = defaults[option]
         if value == base:
             continue
         names = [name for source in settings.sources[option] if (name := source.rule.short_name())]
@@ -88,6 +110,8 @@ def _group_name(options: Mapping[str, Any], settings: Settings, recipe: Recipe) 
             words[_clean(name)] = None
     for option, source in settings.scheduled_by.items():
         words[_clean(source.rule.short_name() or f"{option}_schedule")] = None
+    if isinstance(settings.frozen, Frozen) and settings.frozen_by is not None:
+        words[_clean(settings.frozen_by.rule.short_name() or "frozen")] = None
     return ".".join(words) or "default"
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fnmatch
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +16,37 @@ import numpy as np
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_solver.durations import RunLength
+from lightning_solver.durations import Duration, RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.groups import Group, group_parameters
-from lightning_solver.optimizers.recipe import Recipe, Slot, resolve_optimizer
-from lightning_solver.plain import FrozenDict, thaw
-from lightning_solver.rules.cascade import Cascade, Settings, Source, select
-from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
-from lightning_solver.schedules.base import Curve, Floats, Window, run_window
-from lightning_solver.schedules.chain import Chain
-from lightning_solver.schedules.combine import Sum, lay_by_group
-from lightning_solver.schedules.curves import Fixed
-from lightning_solver.schedules.functions import Function
-from lightning_solver.schedules.join import contains
-from lightning_solver.schedules.plateau import Feed
+from lightning_solver.laying import (
+    held,
+    lay_checked,
+    lay_curve,
+    note_still,
+    scheduled_options,
+    slots_of,
+    tells_scales_apart,
+)
+from lightning_solver.members import find_members, lr_factor
+from lightning_solver.optimizers.composite import CompositeOptimizer
+from lightning_solver.optimizers.implementation import (
+    Implementation,
+    choose,
+    keep_layout,
+    refuse_sharded,
+    sparse_parameters,
+)
+from lightning_solver.optimizers.recipe import Recipe, Slot
+from lightning_solver.plain import FrozenDict
 from lightning_solver.rule import Rule
-from lightning_solver.spec import SolverSpec, refuse_negative, whole_steps
+from lightning_solver.rules.cascade import Cascade, Member, Settings
+from lightning_solver.rules.depth import Depths, find_depths
+from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
+from lightning_solver.rules.selection import Selection, Source
+from lightning_solver.schedules.base import Curve, Floats
+from lightning_solver.schedules.plateau import Feed
+from lightning_solver.spec import SolverSpec, whole_steps
 
 if TYPE_CHECKING:
     from lightning_solver.scheduler import PlanScheduler
@@ -42,12 +62,14 @@ class Plan:
     Args:
         spec: The spec.
         run: The length of the run.
-        recipe: The optimiser's class and arguments.
+        members: The optimisers, the solver's own first; more than one where rules name others.
+        implementations: How each of those that have parameters does its arithmetic.
         groups: The parameter groups, in the order in which the optimiser gets them.
         parameters: Qualified name -> mapping of ``group``, ``lr``, ``weight_decay`` and every other option to its base
             value, before any schedule and with every scale included; in the order of ``module.named_parameters()``.
         reasons: Qualified name -> option -> what set it.
         left_out: Qualified name -> why the optimiser does not get it.
+        depths: How deep each parameter lies, where layer-wise decay or a rule asks for it.
         curves: Scheduled option -> its curve over all groups, with every metric-driven factor as it is at the start.
         monitors: Names of the metrics that schedules follow.
         notes: What is odd but clear.
@@ -55,14 +77,21 @@ class Plan:
 
     spec: SolverSpec
     run: RunLength
-    recipe: Recipe
+    members: tuple[Member, ...]
+    implementations: Mapping[Member, Implementation]
     groups: tuple[Group, ...]
     parameters: Mapping[str, Mapping[str, Any]]
     reasons: Mapping[str, Mapping[str, str]]
     left_out: Mapping[str, str]
+    depths: Depths | None
     curves: Mapping[str, Curve]
     monitors: frozenset[str]
     notes: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Class and arguments of the solver's own optimiser."""
+        return self.members[0].recipe
 
     def curve(self, option: str) -> Floats:
         """The values of an option over the whole run.
@@ -73,7 +102,7 @@ class Plan:
 
         Returns:
             float64 array of shape (total_steps, number of groups); row ``i`` is what the optimiser holds when step
-            ``i`` (0-based) is taken.
+            ``i`` (0-based) is taken; ``nan`` where the optimiser of a group has no such option.
 
         Raises:
             SolverError: The optimiser has no such option, or the length of the run is not known.
@@ -84,12 +113,11 @@ class Plan:
         """The curve of an option, scheduled or not, to be asked for single steps."""
         if option in self.curves:
             return self.curves[option]
-        slot = self.recipe.slot(option, option)
-        return Fixed(tuple(slot.read(group.options) for group in self.groups))
+        return held(option, self.groups)
 
-    def slot(self, option: str) -> Slot:
-        """Where the optimiser's groups keep an option."""
-        return self.recipe.slot(option, option)
+    def slots(self, option: str) -> tuple[Slot | None, ...]:
+        """Where each group keeps an option; ``None`` where its optimiser has no such option."""
+        return slots_of(option, self.groups, option)
 
     def build(self) -> tuple[Optimizer, PlanScheduler]:
         """The optimiser, its groups named and at their values of step 0, and the scheduler that moves them.
@@ -99,8 +127,24 @@ class Plan:
         """
         from lightning_solver.scheduler import PlanScheduler
 
-        groups = [{"params": list(group.tensors)} | self.recipe.changed(group.options) for group in self.groups]
-        optimizer = self.recipe.build(groups)
+        by_member: dict[Member, list[dict[str, Any]]] = {}
+        groups = []
+        for group in self.groups:
+            made = {"params": list(group.tensors)} | group.member.recipe.changed(group.options)
+            by_member.setdefault(group.member, []).append(made)
+            groups.append(made)
+        optimizers: dict[str, Optimizer] = {}
+        for member, own in by_member.items():
+            name = member.recipe.cls.__name__.lower()
+            name = name if name not in optimizers else f"{name}_{len(optimizers) + 1}"
+            how = self.implementations[member]
+            refuse_sharded(member.recipe, [tensor for made in own for tensor in made["params"]], member.where)
+            optimizers[name] = member.recipe.build(own, how.args)
+            if how.name == "fused":
+                keep_layout(optimizers[name])
+        (optimizer, *others) = optimizers.values()
+        if others:
+            optimizer = CompositeOptimizer(optimizers, groups)
         for made, group in zip(optimizer.param_groups, self.groups):
             made["name"] = group.name
             made["param_names"] = list(group.names)
@@ -110,8 +154,9 @@ class Plan:
         """The curves with trackers of their own, which a scheduler feeds with metrics while it runs."""
         if not self.monitors:
             return Feed(), self.curves
-        feed, of = Feed(), (self.spec, self.recipe, self.run)
-        return feed, {option: _curve(*of, option, self.groups, feed)[0] for option in self.curves}
+        feed = Feed()
+        curves = {option: lay_curve(self.spec, self.run, option, self.groups, feed) for option in self.curves}
+        return feed, curves
 
     def table(self, *, parameters: bool = False) -> str:
         """The plan as text: groups, counts, options, what set them, schedules and notes.
@@ -167,69 +212,185 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         raise SolverError("optimizer", "a spec without an optimiser has no plan", got="None", do=do)
     if not isinstance(module, nn.Module):
         raise SolverError("module", "must be a torch.nn.Module", got=repr(module), do="pass the module itself")
-    spec.to_dict()  # which a checkpoint will hold: a function that has no name is found now
-    recipe = resolve_optimizer(spec.optimizer, spec.lr)
-    inventory = take_inventory(module)
-    trainable = [parameter for parameter in inventory if parameter.tensor.requires_grad]
-    if not trainable:
-        got = f"{len(inventory)} parameters, all frozen" if inventory else "a module without parameters"
-        raise SolverError(
-            "module", "has no trainable parameters", got=got, do="unfreeze some, or pass the right module"
-        )
-    sources = _sources(spec, recipe)
     notes: list[str] = []
+    sources = [Source(rule, f"rules[{i}]") for i, rule in enumerate(spec.rules)]
+    factor = lr_factor(spec, run)
+    members, chooses = find_members(spec, sources, factor)
+    if spec.default_rules and any(member.recipe.defaults.get("weight_decay") for member in members):
+        sources.insert(0, Source(DEFAULT_RULE, "default_rules"))
+        chooses = {index + 1: member for index, member in chooses.items()}
+    inventory = take_inventory(module)
+    ours, left_out = _share(spec, inventory)
+    trainable = [parameter for parameter in ours if parameter.tensor.requires_grad]
+    if not trainable:
+        got = f"{len(ours)} parameters, all frozen" if ours else "a module without parameters"
+        do = "unfreeze some, or pass the right module"
+        raise SolverError("module", "has no trainable parameters", got=got, do=do)
     _refuse_flattened(module, trainable, sources)
-    matched = select(sources, inventory, notes)
-    cascade = Cascade(sources, recipe.defaults, _base_reasons(spec, recipe), recipe.check_option)
+
+    @functools.cache
+    def depths() -> Depths:
+        return find_depths(module, inventory, spec.depth)
+
+    selection = Selection(ours, first_names=spec.tied == "first", depths=depths, notes=notes)
+    matched = selection.matched(sources)
+    resolve = functools.partial(_in_steps, run)
+    cascade = Cascade(
+        sources,
+        members,
+        chooses=chooses,
+        decay=spec.decay(),
+        depths=depths,
+        resolve=resolve,
+        lr_factor=factor,
+    )
     settings = {
         id(parameter.tensor): cascade.settings(parameter, names)
-        for parameter, names in zip(inventory, matched)
+        for parameter, names in zip(ours, matched)
         if parameter.tensor.requires_grad
     }
-    groups = group_parameters(trainable, settings, recipe, by_scale=_by_scale(spec))
-    for group in groups:
-        recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
-    recipe.try_groups([(group.options, group.tensors) for group in groups])
-    _note_idle(sources, inventory, matched, settings, notes)
-    for source in sources:
+    trained = [parameter for parameter in trainable if settings[id(parameter.tensor)].frozen is not True]
+    if not trained:
+        do = "let some of the parameters be trained"
+        raise SolverError("rules", "leave every parameter out of the optimiser", do=do)
+    used = list(dict.fromkeys(settings[id(parameter.tensor)].member for parameter in trained))
+    groups = group_parameters(trained, settings, by_scale=tells_scales_apart(spec), several=len(used) > 1)
+    _try(groups, settings)
+    implementations = _implementations(module, groups)
+    groups = tuple(
+        dataclasses.replace(group, options=FrozenDict({**group.options, **implementations[group.member].args}))
+        for group in groups
+    )
+    _note_idle(sources, ours, matched, settings, notes)
+    _note_unused(members, used, notes)
+    _check_frozen(spec, run, groups, notes)
+    for index, source in enumerate(sources):
         for option in source.rule.schedules:
-            recipe.slot(option, f"{source.where}.schedules.{option}")
-    scheduled = dict.fromkeys([*spec.schedules, *(option for group in groups for option in group.schedules)])
+            _slot_of_some(option, [chooses[index]] if index in chooses else members, source)
     feed = Feed()
-    curves = {option: _checked_curve(spec, recipe, run, option, groups, notes, feed) for option in scheduled}
-    _note_still(curves, groups, _last_step(run), notes)
-    member = {name: group.name for group in groups for name in group.names}
+    curves = {option: lay_checked(spec, run, option, groups, feed, notes) for option in scheduled_options(spec, groups)}
+    note_still(curves.get("lr"), groups, run, notes)
     return Plan(
         spec=spec,
         run=run,
-        recipe=recipe,
+        members=(members[0], *(member for member in used if member is not members[0])),
+        implementations=implementations,
         groups=groups,
-        parameters=FrozenDict(
-            {p.name: FrozenDict({"group": member[p.name], **settings[id(p.tensor)].values}) for p in trainable}
-        ),
-        reasons=FrozenDict({p.name: settings[id(p.tensor)].reasons for p in trainable}),
-        left_out=FrozenDict(_left_out(inventory)),
+        parameters=_by_name(trained, groups),
+        reasons=FrozenDict({p.name: settings[id(p.tensor)].reasons for p in trained}),
+        left_out=FrozenDict(left_out | _left_out(ours, settings)),
+        depths=depths() if depths.cache_info().currsize else None,
         curves=FrozenDict(curves),
         monitors=frozenset(feed.monitors),
         notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _sources(spec: SolverSpec, recipe: Recipe) -> list[Source]:
-    sources = [Source(rule, f"rules[{i}]") for i, rule in enumerate(spec.rules)]
-    if spec.default_rules and recipe.defaults.get("weight_decay"):
-        sources.insert(0, Source(DEFAULT_RULE, "default_rules"))
-    return sources
+def _share(spec: SolverSpec, inventory: Sequence[Parameter]) -> tuple[list[Parameter], dict[str, str]]:
+    """The parameters that the spec is about, and why the others are not."""
+    if spec.only is None:
+        return list(inventory), {}
+    patterns = spec.only if isinstance(spec.only, tuple) else (spec.only,)
+    ours: list[Parameter] = []
+    left_out: dict[str, str] = {}
+    unseen = dict.fromkeys(patterns)
+    tests = {pattern: re.compile(fnmatch.translate(str(pattern))) for pattern in patterns}
+    for parameter in inventory:
+        hits = [p for p, test in tests.items() if any(test.match(place.name) for place in parameter.places)]
+        for pattern in hits:
+            unseen.pop(pattern, None)
+        if hits:
+            ours.append(parameter)
+        else:
+            left_out[parameter.name] = "frozen" if not parameter.tensor.requires_grad else "not among only"
+    for pattern in unseen:
+        names = ", ".join(dict.fromkeys(parameter.name.partition(".")[0] for parameter in inventory))
+        raise SolverError("only", "matches no parameter", got=repr(pattern), do=f"names start with: {names}")
+    return ours, left_out
 
 
-def _base_reasons(spec: SolverSpec, recipe: Recipe) -> dict[str, str]:
-    reasons = dict.fromkeys(recipe.defaults, f"default of {recipe.cls.__name__}")
-    reasons.update({option: "optimizer.args" for option in recipe.args if option in reasons})
-    if spec.lr is not None:
-        reasons["lr"] = "solver lr"
-        if spec.optimizer is not None and "lr" in spec.optimizer.args:
-            reasons["lr"] = f"solver lr, in place of optimizer.args.lr {spec.optimizer.args['lr']:g}"
-    return reasons
+def _in_steps(run: RunLength, duration: int | str, where: str) -> Fraction:
+    return Duration.parse(duration, where).resolve(run, where)
+
+
+def _slot_of_some(option: str, members: Sequence[Member], source: Source) -> None:
+    """A rule may schedule what one of the optimisers has."""
+    where = f"{source.where}.schedules.{option}"
+    for member in members[:-1]:
+        try:
+            member.recipe.slot(option, where)
+        except SolverError:
+            continue
+        return
+    members[-1].recipe.slot(option, where)
+
+
+def _try(groups: Sequence[Group], settings: Mapping[int, Settings]) -> None:
+    """Let the optimisers' classes check the options of every group, and the shapes of every parameter."""
+    by_member: dict[int, list[Group]] = {}
+    for group in groups:
+        group.member.recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
+        by_member.setdefault(id(group.member), []).append(group)
+    for inner in by_member.values():
+        inner[0].member.recipe.try_groups([(group.options, group.tensors) for group in inner])
+
+
+def _implementations(module: nn.Module, groups: Sequence[Group]) -> Mapping[Member, Implementation]:
+    """The fastest one that is right, for each optimiser."""
+    sparse = sparse_parameters(module)
+    found = {}
+    for member in dict.fromkeys(group.member for group in groups):
+        inner = [group for group in groups if group.member is member]
+        tensors = [tensor for group in inner for tensor in group.tensors]
+        found[member] = choose(member.recipe, tensors, [group.options for group in inner], sparse=sparse)
+    return found
+
+
+def _by_name(trained: Sequence[Parameter], groups: Sequence[Group]) -> Mapping[str, Mapping[str, Any]]:
+    """Name -> group and values; the parameters of a group share one mapping."""
+    shared = {
+        name: values
+        for group in groups
+        for values in [FrozenDict({"group": group.name, **group.options})]
+        for name in group.names
+    }
+    return FrozenDict({parameter.name: shared[parameter.name] for parameter in trained})
+
+
+def _check_frozen(spec: SolverSpec, run: RunLength, groups: Sequence[Group], notes: list[str]) -> None:
+    """Something is trained at every step, and whatever is frozen is trained at some time.
+
+    Raises:
+        SolverError: There is a stretch in which everything is frozen, or what is to be unfrozen never is.
+    """
+    ever = [group for group in groups if group.frozen is not None]
+    if not ever:
+        return
+    total = None if run.total_steps is None else int(run.total_steps)
+    for group in ever:
+        frozen = group.frozen
+        late = [p for p in (frozen.until, frozen.since) if p and total is not None and p >= total] if frozen else []
+        if late:
+            what = f"is frozen {frozen}, but the run ends at step {total:,}"
+            if spec.beyond_run == "error":
+                do = "shorten it, write frozen: true, or set beyond_run: allow"
+                raise SolverError(f"group {group.name}", what, do=do)
+            notes.append(f"group {group.name}: {what}")
+    if len(ever) < len(groups):
+        return
+    turns = {point for group in ever if group.frozen for point in (group.frozen.until, group.frozen.since) if point}
+    for step in sorted({0, *(-(-turn.numerator // turn.denominator) for turn in turns)}):
+        alive = any(group.frozen is None or not group.frozen.at(step) for group in groups)
+        if not alive and (total is None or step < total):
+            what = f"every parameter is frozen at step {step}, so that no step would ever be made"
+            raise SolverError("rules", what, do="leave some of the parameters unfrozen at every step")
+
+
+def _note_unused(members: Sequence[Member], used: Sequence[Member], notes: list[str]) -> None:
+    for member in members:
+        if member not in used:
+            name = member.recipe.cls.__name__
+            notes.append(f"{member.where} ({name}): no parameter is left for it, so that it is not built")
 
 
 def _refuse_flattened(module: nn.Module, trainable: Sequence[Parameter], sources: Sequence[Source]) -> None:
@@ -247,11 +408,14 @@ def _refuse_flattened(module: nn.Module, trainable: Sequence[Parameter], sources
             raise SolverError(f"{source.where}.ndim", what, do=do)
 
 
-def _left_out(inventory: Sequence[Parameter]) -> dict[str, str]:
+def _left_out(inventory: Sequence[Parameter], settings: Mapping[int, Settings]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for parameter in inventory:
-        if not parameter.tensor.requires_grad:
+        own = settings.get(id(parameter.tensor))
+        if own is None:
             reasons[parameter.name] = "frozen"
+        elif own.frozen is True and own.frozen_by is not None:
+            reasons[parameter.name] = f"frozen by {own.frozen_by.label}"
         for place in parameter.places[1:]:
             reasons[place.name] = f"same tensor as {parameter.name}"
     return reasons
@@ -261,54 +425,6 @@ def _why(group: Group, settings: Mapping[int, Settings]) -> str:
     reasons = settings[id(group.tensors[0])].reasons
     sources = settings[id(group.tensors[0])].sources
     return ", ".join(f"{option}: {reasons[option]}" for option in sources) or "no rule"
-
-
-def _by_scale(spec: SolverSpec) -> bool:
-    """Whether a schedule names a value that is ``scaled``."""
-    written = [thaw(spec.schedules), *(thaw(rule.schedules) for rule in spec.rules)]
-    return any("'scaled'" in repr(schedules) for schedules in written)
-
-
-def _curve(
-    spec: SolverSpec, recipe: Recipe, run: RunLength, option: str, groups: Sequence[Group], feed: Feed
-) -> tuple[Curve, Window]:
-    where = f"schedules.{option}"
-    slot = recipe.slot(option, where)
-    bases = [slot.read(group.options) for group in groups]
-    scales = [group.scales.get(option, 1.0) for group in groups]
-    own = slot.read(recipe.defaults)
-    window = run_window(bases, run, where, own=own, beyond=spec.beyond_run, scales=scales, feed=feed)
-    chosen = [group.schedules.get(option, (spec.schedules.get(option), where)) for group in groups]
-    return lay_by_group([phases for phases, _ in chosen], window, [path for _, path in chosen]), window
-
-
-def _checked_curve(
-    spec: SolverSpec,
-    recipe: Recipe,
-    run: RunLength,
-    option: str,
-    groups: Sequence[Group],
-    notes: list[str],
-    feed: Feed,
-) -> Curve:
-    where, slot = f"schedules.{option}", recipe.slot(option, f"schedules.{option}")
-    curve, window = _curve(spec, recipe, run, option, groups, feed)
-    notes.extend(window.notes)
-    last = _last_step(run)
-    decays = slot.key in ("betas", "momentum")
-    written = (spec.schedules.get(option), *(group.schedules.get(option, (None,))[0] for group in groups))
-    anything = contains(written, (Function, Sum, Chain))  # which may fail, or go below 0, at any step
-    seen = curve.over(np.arange(last + 1) if decays or anything else np.array([0, last // 2, last]))
-    refuse_negative(seen, where)
-    if decays and seen.max() >= 1:
-        what, got = "reaches 1, with which nothing is ever forgotten", f"{seen.max():g}"
-        if slot.key == "betas":
-            do = "its values are factors of the base value: keep them below 1 / base"
-            raise SolverError(where, what, got=got, do=do)
-        notes.append(f"{where}: {what} ({got})")
-    given = [group.name for group, base, column in zip(groups, window.bases, seen.T) if base == 0 and column.any()]
-    notes.extend(f"{where}: is not 0 in group {name}, whose base value is 0" for name in given)
-    return curve
 
 
 def _note_idle(
@@ -326,25 +442,15 @@ def _note_idle(
         reached |= found
         if parameter.tensor.requires_grad:
             trained |= found
-    acting = {id(s) for known in settings.values() for chain in known.sources.values() for s in chain}
-    acting |= {id(s) for known in settings.values() for s in known.scheduled_by.values()}
+    acting = {id(source) for known in {id(s): s for s in settings.values()}.values() for source in known.acting()}
     for index in sorted(reached):
         source = sources[index]
         if index not in trained:
             notes.append(f"{source.label}: selects only frozen parameters")
-        elif id(source) not in acting and source.where != "default_rules":
+        elif id(source) not in acting and source.where != "default_rules" and _says(source.rule):
             notes.append(f"{source.label}: later rules override all that it says")
 
 
-def _last_step(run: RunLength) -> int:
-    """The number of the last step; of the first, where the length is not known."""
-    return 0 if run.total_steps is None else int(run.total_steps) - 1
-
-
-def _note_still(curves: Mapping[str, Curve], groups: Sequence[Group], last: int, notes: list[str]) -> None:
-    if "lr" in curves and not any(curves["lr"].at(0)):
-        notes.append("schedules.lr: the learning rate of the first step is 0, so that nothing is learnt in it")
-    seen = curves["lr"].over(np.array([0, last // 2, last])) if "lr" in curves else np.zeros((1, len(groups)))
-    for group, column in zip(groups, seen.T):
-        if group.options.get("lr") == 0 and not column.any():
-            notes.append(f"group {group.name}: its learning rate is 0, so that it is never trained")
+def _says(rule: Rule) -> bool:
+    """Whether a rule says more than to start afresh or not to freeze."""
+    return bool(rule.settings() or rule.schedules or rule.optimizer or rule.freezes().keys() - {"frozen"})

@@ -36,12 +36,15 @@ class PlanScheduler(LRScheduler):
     def __init__(self, optimizer: Optimizer, plan: Plan) -> None:
         # The base class is not initialised: it would replace optimizer.step to be able to warn about the order of
         # calls, and write learning rates by a recurrence.
+        plan.spec.to_dict()  # which a checkpoint will hold: a function that has no name is found now
         self.optimizer = optimizer
         self.last_epoch = 0
         self.stale = False
         self._feed = Feed()
         self._take(plan)
         carry_state_by_name(optimizer, self._settings)
+        if self._frozen:
+            optimizer.register_step_pre_hook(lambda *_: self.drop_frozen())
         self.apply()
 
     def step(self, epoch: int | None = None) -> None:
@@ -88,9 +91,24 @@ class PlanScheduler(LRScheduler):
         """Write the values of the step that comes next into the optimiser's groups."""
         self.stale = False
         groups = self.optimizer.param_groups
-        for slot, curve in self._moves:
-            for group, value in zip(groups, curve.at(self.last_epoch)):
-                slot.write(group, value)
+        for slots, curve in self._moves:
+            for slot, group, value in zip(slots, groups, curve.at(self.last_epoch)):
+                if slot is not None:
+                    slot.write(group, value)
+
+    def frozen(self) -> list[int]:
+        """The groups, by index, that are frozen in the step that comes next."""
+        return [index for index, frozen in self._frozen if frozen.at(self.last_epoch)]
+
+    def drop_frozen(self) -> None:
+        """Drop the gradients of the groups that are frozen in the step that comes next, so that they do not move.
+
+        The optimiser does so by itself before each step; call it earlier where gradients are read in between, as
+        clipping by a norm over all of them does.
+        """
+        for index in self.frozen():
+            for tensor in self.optimizer.param_groups[index]["params"]:
+                tensor.grad = None
 
     def follow(self, plan: Plan) -> None:
         """Go on from the present step by another plan for the same groups.
@@ -117,12 +135,14 @@ class PlanScheduler(LRScheduler):
         feed, curves = plan.follow_metrics()
         feed.load(self._feed.state())
         self._feed = feed
-        self._moves = [(plan.slot(option), curve) for option, curve in curves.items()]
+        self._moves = [(plan.slots(option), curve) for option, curve in curves.items()]
+        self._frozen = [(i, group.frozen) for i, group in enumerate(plan.groups) if group.frozen is not None]
         for made, lr in zip(self.optimizer.param_groups, self.base_lrs):
             made["initial_lr"] = lr
 
     def _settings(self) -> Settings:
-        return [group.options for group in self.plan.groups], {slot.key for slot, _ in self._moves}
+        moved = {slot.key for slots, _ in self._moves for slot in slots if slot is not None}
+        return [group.options for group in self.plan.groups], moved
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The learning rate that each group holds."""

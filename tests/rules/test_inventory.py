@@ -165,8 +165,8 @@ def test_class_names_are_short_dotted_and_those_of_bases():
 
     (weight, _) = take_inventory(Mine(2, 2))
     expected = {"Mine", "Linear", "Module", "nn.Linear", "torch.nn.Linear", "torch.nn.modules.linear.Linear"}
-    assert expected <= weight.places[0].classes
-    assert not {"Conv2d", "nn.Mine"} & weight.places[0].classes
+    assert expected <= weight.places[0].holder.classes
+    assert not {"Conv2d", "nn.Mine"} & weight.places[0].holder.classes
 
 
 def test_parameters_that_fsdp_1_has_flattened():

@@ -11,7 +11,7 @@ from lightning_solver.rule import KINDS
 def kinds(module):
     """Name -> kinds, as one text, in the order of KINDS."""
     return {
-        place.name: " ".join(kind for kind in KINDS if kind in place.kinds)
+        place.name: " ".join(kind for kind in KINDS if kind in place.kinds and kind != "flat")
         for parameter in take_inventory(module)
         for place in parameter.places
     }
@@ -272,7 +272,8 @@ def test_patch_embeddings_are_convolutions():
     ids=repr,
 )
 def test_depthwise_convolutions(layer, depthwise):
-    assert kinds(layer) == {"weight": "depthwise" if depthwise else "", "bias": "bias"}
+    wise = "depthwise" if depthwise else ""
+    assert kinds(layer) == {"weight": wise, "bias": f"bias {wise}".strip()}
 
 
 def test_a_parameter_may_be_of_several_kinds():

@@ -13,8 +13,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.optimizer_spec import OptimizerSpec
+from lightning_solver.optimizers.decoupled import SGDW
 from lightning_solver.plain import FrozenDict, conform, freeze, import_dotted
-from lightning_solver.spec import OptimizerSpec
+
+_OWN: Mapping[str, type[Optimizer]] = {"SGDW": SGDW}
+"""The optimisers of this package, by short name."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,14 @@ class Recipe:
             stand_ins.append({"params": made} | self.changed(options))
         _try(self.cls, stand_ins, self.args, "optimizer.name")
 
-    def build(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """The optimiser over parameter groups."""
-        return self.cls(groups, **self.args)
+    def build(self, groups: list[dict[str, Any]], extra: Mapping[str, Any] | None = None) -> Optimizer:
+        """The optimiser over parameter groups.
+
+        Args:
+            groups: The groups.
+            extra: Further arguments, such as those of an :class:`.Implementation`; they win over its own.
+        """
+        return self.cls(groups, **{**self.args, **(extra or {})})
 
 
 def _is_number(value: Any) -> bool:
@@ -179,10 +188,11 @@ def _try(cls: type[Optimizer], params: list[Any], args: Mapping[str, Any], where
 
 def _find(name: str, where: str) -> type[Optimizer]:
     if "." not in name:
-        found = getattr(torch.optim, name, None)
+        found = _OWN.get(name) or getattr(torch.optim, name, None)
         if isinstance(found, type) and issubclass(found, Optimizer) and found is not Optimizer:
             return found
         known = [n for n, c in vars(torch.optim).items() if isinstance(c, type) and issubclass(c, Optimizer)]
+        known = [*known, *_OWN]
         known.remove("Optimizer")
         do = f"{suggestion(name, known, 'optimisers')} (an optimiser of another package is named by its dotted path)"
         raise SolverError(where, "torch.optim has no optimiser of this name", got=repr(name), do=do)

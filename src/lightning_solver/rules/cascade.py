@@ -2,113 +2,128 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_solver.errors import SolverError, nearest
+from lightning_solver.errors import SolverError
+from lightning_solver.factors import Factor, LayerDecay
+from lightning_solver.optimizers.recipe import Recipe
 from lightning_solver.plain import FrozenDict
-from lightning_solver.rules.inventory import Parameter, Place
-from lightning_solver.rules.kinds import shape_of
-from lightning_solver.schedules.join import Phases
 from lightning_solver.rule import Rule
+from lightning_solver.rules.depth import Depths
+from lightning_solver.rules.freezing import Frozen, Resolve, freeze
+from lightning_solver.rules.inventory import Parameter
+from lightning_solver.rules.selection import Source
+from lightning_solver.schedules.join import Phases
 
-Test = Callable[[Place], bool]
 
-
-@dataclass(frozen=True)
-class Source:
-    """A rule and where it stands.
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One of the optimisers, and where its own values come from.
 
     Args:
-        rule: The rule.
-        where: Its path, ``rules[0]``, or ``default_rules`` for the built-in one.
+        recipe: The optimiser.
+        where: Path of what the user said of it: ``optimizer``, or ``rules[1].optimizer``.
+        reasons: Option -> where its own value comes from, in words.
     """
 
-    rule: Rule
+    recipe: Recipe
     where: str
-
-    @property
-    def label(self) -> str:
-        """How tables call the rule."""
-        return f"{self.where} ({self.rule.describe()})"
+    reasons: Mapping[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Settings:
     """What one parameter gets.
 
     Args:
+        member: Which of the optimisers has it.
         values: Option -> base value, every scale included.
         reasons: Option -> what set it, in words.
         sources: Option -> the rules that set or scaled it, in order; an option that no rule touched is missing.
         scales: Option -> factor by which the rules have scaled it since it was last set; 1 is left out.
         schedules: Option -> the schedule that a rule has given it.
         scheduled_by: Option -> the rule that gave the schedule.
+        frozen: The stretches in which it does not move; ``True`` for left out of the optimiser.
+        frozen_by: The rule that froze it.
+        chosen_by: The rule that chose the optimiser, where one did.
     """
 
+    member: Member
     values: Mapping[str, Any]
     reasons: Mapping[str, str]
     sources: Mapping[str, tuple[Source, ...]]
     scales: Mapping[str, float]
     schedules: Mapping[str, Phases]
     scheduled_by: Mapping[str, Source]
+    frozen: Frozen | bool
+    frozen_by: Source | None
+    chosen_by: Source | None
+
+    def acting(self) -> list[Source]:
+        """Every rule that has an effect on the parameter."""
+        found = [source for sources in self.sources.values() for source in sources]
+        found += self.scheduled_by.values()
+        return found + [source for source in (self.frozen_by, self.chosen_by) if source is not None]
 
 
-def select(sources: Sequence[Source], parameters: Sequence[Parameter], notes: list[str]) -> list[list[tuple[int, ...]]]:
-    """Which rules match each place of each parameter: indices of ``sources``, in order.
+@dataclass
+class _State:
+    """What the rules so far have made of a parameter."""
 
-    Raises:
-        SolverError: A name or class pattern that matches nothing, or selectors that never hold together.
-    """
-    places = [place for parameter in parameters for place in parameter.places]
-    matched: list[list[int]] = [[] for _ in places]
-    for index, source in enumerate(sources):
-        hits = [True] * len(places)
-        for selector, choices in source.rule.selectors().items():
-            each = [[test(place) for place in places] for test in (_test(selector, choice) for choice in choices)]
-            for choice, found in zip(choices, each):
-                if not any(found):
-                    _selects_nothing(source, selector, choice, places, notes)
-            hits = [hit and any(found) for hit, found in zip(hits, zip(*each))]
-        if places and not any(hits):
-            _never_together(source, places, notes)
-        for i, hit in enumerate(hits):
-            if hit:
-                matched[i].append(index)
-    answer, at = [], 0
-    for parameter in parameters:
-        answer.append([tuple(matched[at + i]) for i in range(len(parameter.places))])
-        at += len(parameter.places)
-    return answer
+    member: Member
+    set: dict[str, tuple[Any, Source]] = field(default_factory=dict)
+    decayed: dict[str, tuple[float, Source]] = field(default_factory=dict)  # by layer
+    scaled: dict[str, tuple[float, Source]] = field(default_factory=dict)
+    schedules: dict[str, tuple[Phases, Source]] = field(default_factory=dict)
+    frozen: Frozen | bool = False
+    frozen_by: Source | None = None
+    chosen_by: Source | None = None
+
+    def forget(self, option: str) -> None:
+        """As if no rule had touched the value of an option."""
+        for known in (self.set, self.decayed, self.scaled):
+            known.pop(option, None)
 
 
 class Cascade:
-    """Applies rules to parameters; parameters that the same rules match are worked out once.
+    """Applies rules to parameters; parameters that the same rules match, at one depth, are worked out once.
 
     Args:
         sources: The rules in order.
-        base: Option -> the optimiser's own value.
-        base_reasons: Option -> where that value comes from, in words.
-        check: Checks a value that a rule sets: (option, value, path) -> value.
+        members: The optimisers: the solver's own first.
+        chooses: Index of a rule that names an optimiser -> that optimiser.
+        decay: Layer-wise decay of the learning rate.
+        depths: Gives the depths, where decay or a rule asks for them.
+        resolve: Works out durations in steps.
+        lr_factor: Factor of every learning rate that a rule sets, for the number of samples in a step.
     """
 
     def __init__(
         self,
         sources: Sequence[Source],
-        base: Mapping[str, Any],
-        base_reasons: Mapping[str, str],
-        check: Callable[[str, Any, str], Any],
+        members: Sequence[Member],
+        *,
+        chooses: Mapping[int, Member] | None = None,
+        decay: LayerDecay | None = None,
+        depths: Callable[[], Depths] | None = None,
+        resolve: Resolve | None = None,
+        lr_factor: float = 1.0,
     ) -> None:
-        self._sources = sources
-        self._base = base
-        self._base_reasons = base_reasons
-        self._check = check
-        self._known: dict[tuple[int, ...], Settings] = {}
-        for index in range(len(sources)):
-            self._apply((index,))  # a rule is checked whether it selects something or not
+        self._sources, self._members = sources, members
+        self._chooses = chooses or {}
+        self._decay, self._lr_factor, self._depths, self._resolve = decay, lr_factor, depths, resolve
+        self._by_depth: dict[int, Source] = {}
+        self._known: dict[Any, Settings] = {}
+        self._factors = {
+            index: {option: value for option, (_, value) in source.rule.settings().items() if isinstance(value, Factor)}
+            for index, source in enumerate(sources)
+        }
+        self._first = frozenset(i for i, source in enumerate(sources) if source.where == "default_rules")
+        self._deep = decay is not None or any(source.rule.unfreeze_every is not None for source in sources)
+        for index, source in enumerate(sources):
+            self._check_rule(index, source)
 
     def settings(self, parameter: Parameter, matched: Sequence[tuple[int, ...]]) -> Settings:
         """The settings of a parameter of which each name is matched by the rules in ``matched``.
@@ -116,69 +131,174 @@ class Cascade:
         Raises:
             SolverError: Names of a tied parameter for which the rules disagree, or a setting that does not fit.
         """
-        every = matched[0] if len(matched) == 1 else tuple(sorted({index for names in matched for index in names}))
-        if len(matched) > 1:
-            self._refuse_disagreement(parameter, matched)
-        return self._apply(every)
+        if len(matched) == 1:
+            return self._apply(parameter, matched[0])
+        self._refuse_disagreement(parameter, matched)
+        return self._apply(parameter, tuple(sorted({index for names in matched for index in names})))
 
-    def _apply(self, indices: tuple[int, ...]) -> Settings:
-        if indices not in self._known:
-            values, factors = dict(self._base), dict[str, float]()
-            sources: dict[str, tuple[Source, ...]] = {}
-            schedules, scheduled_by = dict[str, Phases](), dict[str, Source]()
-            for index in indices:
-                source = self._sources[index]
-                schedules.update(source.rule.schedules)
-                scheduled_by.update(dict.fromkeys(source.rule.schedules, source))
-                for option, (how, value) in source.rule.settings().items():
-                    where = f"{source.where}.{_path(option, how)}"
-                    if how == "set":
-                        values[option] = self._check(option, value, where)
-                        factors.pop(option, None)
-                        sources[option] = (source,)
-                    else:
-                        self._check(option, self._base.get(option), where)
-                        _numeric(option, values[option], where)
-                        if option in factors:
-                            sources[option] = sources[option][:-1]
-                        factors[option] = value
-                        sources[option] = (*sources.get(option, ()), source)
-            for option, factor in factors.items():
-                values[option] = values[option] * factor
-            reasons = {
-                option: " then ".join(source.label for source in sources[option])
-                if option in sources
-                else self._base_reasons[option]
-                for option in values
-            }
-            reasons.update({f"schedules.{option}": source.label for option, source in scheduled_by.items()})
-            self._known[indices] = Settings(
-                FrozenDict(values),
-                FrozenDict(reasons),
-                FrozenDict(sources),
-                FrozenDict({option: factor for option, factor in factors.items() if factor != 1}),
-                FrozenDict(schedules),
-                FrozenDict(scheduled_by),
-            )
-        return self._known[indices]
+    def _apply(self, parameter: Parameter, indices: tuple[int, ...]) -> Settings:
+        depth = self._depths().of[parameter.name] if self._deep and self._depths is not None else None
+        factors = tuple(
+            ((index, option), factor.of(parameter.name, parameter.places[0].shape))
+            for index in indices
+            for option, factor in self._factors[index].items()
+        )
+        key = (indices, depth, factors)
+        if key not in self._known:
+            self._known[key] = self._work_out(indices, depth, dict(factors))
+        return self._known[key]
+
+    def _work_out(
+        self, indices: tuple[int, ...], depth: int | None, factors: Mapping[tuple[int, str], float]
+    ) -> Settings:
+        state = _State(self._members[0])
+        for index in indices:
+            if index in self._first:
+                state = self._take(state, index, depth, factors)
+        self._decay_by_layer(state, depth)
+        for index in indices:
+            if index not in self._first:
+                state = self._take(state, index, depth, factors)
+        return _settled(state)
+
+    def _decay_by_layer(self, state: _State, depth: int | None) -> None:
+        if self._decay is None or depth is None or self._depths is None:
+            return
+        top = self._depths().top
+        if depth not in self._by_depth:
+            factor = self._decay.factor(depth, top)
+            rule = Rule(match="*", lr_scale=factor, name=f"depth_{depth}")
+            self._by_depth[depth] = Source(rule, "layer_decay")
+        source = self._by_depth[depth]
+        factor = self._decay.factor(depth, top)
+        if factor < self._decay.freeze_below:
+            state.frozen, state.frozen_by = True, source
+        if factor != 1:
+            state.decayed["lr"] = (factor, source)
+
+    def _take(self, state: _State, index: int, depth: int | None, factors: Mapping[tuple[int, str], float]) -> _State:
+        """What one rule makes of the state that the rules before it have left."""
+        source = self._sources[index]
+        rule = source.rule
+        if rule.fresh is True:
+            state = _State(self._members[0])
+        elif rule.fresh:
+            for option in rule.fresh:
+                state.forget(option)
+                state.schedules.pop(option, None)
+        if index in self._chooses:
+            state.member, state.chosen_by = self._chooses[index], source
+            for option in state.member.recipe.args:
+                state.set.pop(option, None)
+        recipe = state.member.recipe
+        for option, phases in rule.schedules.items():
+            state.schedules[option] = (phases, source)
+        for option, (how, value) in rule.settings().items():
+            if index in self._first and option not in recipe.defaults:
+                continue
+            where = f"{source.where}.{_path(option, how)}"
+            if how == "set":
+                value = recipe.check_option(option, value, where)
+                state.forget(option)
+                state.set[option] = (value * self._lr_factor if option == "lr" else value, source)
+            else:
+                recipe.check_option(option, recipe.defaults.get(option), where)
+                _numeric(option, state.set[option][0] if option in state.set else recipe.defaults[option], where)
+                state.scaled[option] = (factors.get((index, option), value), source)
+        says = rule.freezes()
+        if says:
+            assert self._resolve is not None
+            height = self._depths().top - depth if depth is not None and self._depths is not None else 0
+            state.frozen, state.frozen_by = freeze(says, source.where, self._resolve, height), source
+        return state
+
+    def _check_rule(self, index: int, source: Source) -> None:
+        """A rule is checked whether it selects something or not: one of the optimisers has what it sets."""
+        recipes = [self._chooses[index].recipe] if index in self._chooses else [m.recipe for m in self._members]
+        for option, (how, value) in source.rule.settings().items():
+            where = f"{source.where}.{_path(option, how)}"
+            recipe = next((recipe for recipe in recipes if option in recipe.defaults), recipes[0])
+            recipe.check_option(option, value if how == "set" else recipe.defaults.get(option), where)
+            if how == "scale":
+                _numeric(option, recipe.defaults[option], where)
+        for option in source.rule.fresh if isinstance(source.rule.fresh, tuple) else ():
+            recipe = next((recipe for recipe in recipes if option in recipe.defaults), recipes[0])
+            recipe.check_option(option, recipe.defaults.get(option), f"{source.where}.fresh")
 
     def _refuse_disagreement(self, parameter: Parameter, matched: Sequence[tuple[int, ...]]) -> None:
-        alone = [(place, self._apply(indices)) for place, indices in zip(parameter.places, matched) if indices]
+        alone = [(place, self._apply(parameter, names)) for place, names in zip(parameter.places, matched) if names]
         for place, settings in alone[1:]:
             first, ours = alone[0]
-            for option in settings.schedules.keys() & ours.schedules.keys():
-                if settings.schedules[option] != ours.schedules[option]:
-                    what = f"rules disagree about the schedule of {option} of one tensor that has two names"
-                    got = f"{ours.scheduled_by[option].label} and {settings.scheduled_by[option].label}"
-                    raise SolverError(parameter.name, what, got=got, do="let one rule match both names")
-            for option in settings.sources.keys() & ours.sources.keys():
-                if settings.values[option] != ours.values[option]:
-                    what = f"rules disagree about {option} of one tensor that has two names"
-                    got = (
-                        f"{ours.values[option]!r} for {first.name} by {ours.reasons[option]}, "
-                        f"{settings.values[option]!r} for {place.name} by {settings.reasons[option]}"
-                    )
-                    raise SolverError(parameter.name, what, got=got, do="let one rule match both names")
+            found = _disagreement(first.name, ours, place.name, settings)
+            if found is not None:
+                what, got = found
+                what = f"rules disagree about {what} of one tensor that has two names"
+                raise SolverError(parameter.name, what, got=got, do="let one rule match both names")
+
+
+def _disagreement(first: str, ours: Settings, second: str, theirs: Settings) -> tuple[str, str] | None:
+    """About what two settings disagree, where rules have set it in both, and the two values."""
+    for option in theirs.schedules.keys() & ours.schedules.keys():
+        if theirs.schedules[option] != ours.schedules[option]:
+            got = f"{ours.scheduled_by[option].label} and {theirs.scheduled_by[option].label}"
+            return f"the schedule of {option}", got
+    if ours.chosen_by and theirs.chosen_by and ours.member is not theirs.member:
+        return "the optimiser", f"{ours.chosen_by.label} and {theirs.chosen_by.label}"
+    if ours.frozen_by and theirs.frozen_by and ours.frozen != theirs.frozen:
+        return "when to freeze it", f"{ours.frozen_by.label} and {theirs.frozen_by.label}"
+    for option in theirs.sources.keys() & ours.sources.keys():
+        if theirs.values[option] != ours.values[option]:
+            got = (
+                f"{ours.values[option]!r} for {first} by {ours.reasons[option]}, "
+                f"{theirs.values[option]!r} for {second} by {theirs.reasons[option]}"
+            )
+            return option, got
+    return None
+
+
+def _settled(state: _State) -> Settings:
+    """The values, and what set them."""
+    recipe = state.member.recipe
+    values = dict(recipe.defaults)
+    scales: dict[str, float] = {}
+    sources: dict[str, tuple[Source, ...]] = {}
+    for option in values:
+        chain: list[Source] = []
+        if option in state.set:
+            values[option], source = state.set[option]
+            chain.append(source)
+        for factors in (state.decayed, state.scaled):
+            if option in factors:
+                factor, source = factors[option]
+                chain.append(source)
+                scales[option] = scales.get(option, 1.0) * factor
+        if option in scales:
+            values[option] = values[option] * scales[option]
+        if chain:
+            sources[option] = tuple(chain)
+    reasons = {
+        option: " then ".join(source.label for source in sources[option])
+        if option in sources
+        else state.member.reasons[option]
+        for option in values
+    }
+    reasons.update({f"schedules.{option}": source.label for option, (_, source) in state.schedules.items()})
+    if state.chosen_by is not None:
+        reasons["optimizer"] = state.chosen_by.label
+    if state.frozen_by is not None and state.frozen is not False:
+        reasons["frozen"] = state.frozen_by.label
+    return Settings(
+        member=state.member,
+        values=FrozenDict(values),
+        reasons=FrozenDict(reasons),
+        sources=FrozenDict(sources),
+        scales=FrozenDict({option: factor for option, factor in scales.items() if factor != 1}),
+        schedules=FrozenDict({option: phases for option, (phases, _) in state.schedules.items()}),
+        scheduled_by=FrozenDict({option: source for option, (_, source) in state.schedules.items()}),
+        frozen=state.frozen,
+        frozen_by=state.frozen_by if state.frozen is not False else None,
+        chosen_by=state.chosen_by,
+    )
 
 
 def _path(option: str, how: str) -> str:
@@ -190,78 +310,3 @@ def _path(option: str, how: str) -> str:
 def _numeric(option: str, value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SolverError(where, f"{option} is not a number and cannot be scaled", got=repr(value), do="set it instead")
-
-
-def _test(selector: str, choice: Any) -> Test:
-    if selector == "match":
-        glob = re.compile(fnmatch.translate(choice))
-        return lambda place: glob.match(place.name) is not None
-    if selector == "regex":
-        regex = re.compile(choice)
-        return lambda place: regex.search(place.name) is not None
-    if selector == "kind":
-        return lambda place: choice in place.kinds
-    if selector == "module_class":
-        return lambda place: choice in place.classes
-    return lambda place: len(shape_of(place.tensor)) == choice
-
-
-def _selects_nothing(source: Source, selector: str, choice: Any, places: Sequence[Place], notes: list[str]) -> None:
-    where = f"{source.where}.{selector}"
-    if selector in ("kind", "ndim"):
-        if source.where != "default_rules":
-            notes.append(f"{where} ({choice}): the model has no such parameter")
-        return
-    if source.rule.unmatched == "allow":
-        notes.append(f"{where} ({choice}): matches no parameter")
-        return
-    if selector == "module_class":
-        known = sorted({type(place.owner).__name__ for place in places})
-        raise SolverError(
-            where, "no parameter is held by a module of this class", got=repr(choice), do=_near(choice, known)
-        )
-    inside = any(place.name.startswith(f"{choice}.") for place in places)
-    do = f"{choice} is a module: write {choice}.*" if inside else _near(choice, _heads(places, choice))
-    raise SolverError(where, "matches no parameter", got=repr(choice), do=do)
-
-
-def _never_together(source: Source, places: Sequence[Place], notes: list[str]) -> None:
-    selectors = source.rule.selectors()
-    counts = {
-        selector: sum(any(_test(selector, choice)(place) for choice in choices) for place in places)
-        for selector, choices in selectors.items()
-    }
-    if not all(counts.values()):
-        return  # one of them selects nothing by itself, which was allowed and is noted
-    if source.rule.unmatched == "allow":
-        notes.append(f"{source.where} ({source.rule.describe()}): no parameter satisfies all of its selectors")
-        return
-    got = ", ".join(f"{s} {'|'.join(map(str, selectors[s]))} holds for {n}" for s, n in counts.items())
-    do = "all selectors of a rule must hold: drop one, or write two rules"
-    raise SolverError(
-        source.where, "its selectors contradict each other, as no parameter satisfies all", got=got, do=do
-    )
-
-
-def _heads(places: Sequence[Place], pattern: str) -> list[str]:
-    """Names, and heads of names as long as the pattern, for a near miss to be found among."""
-    depth = pattern.count(".") + 1
-    found: dict[str, None] = {}
-    for place in places:
-        parts = place.name.split(".")
-        found[".".join(parts[:depth])] = None
-        if depth > 1:
-            found[".".join(parts[: depth - 1])] = None
-        found[parts[-1]] = None
-        if len(found) > 2000:
-            break
-    return list(found)
-
-
-def _near(pattern: str, known: Sequence[str]) -> str:
-    bare = re.sub(r"[\\*?^$\[\]()|+]", "", pattern).strip(".")
-    close = nearest(bare, known)
-    if close:
-        return f"nearest names: {', '.join(close)}"
-    shown = ", ".join(list(dict.fromkeys(known))[:8])
-    return f"names start like: {shown}; or set unmatched: allow"

@@ -1,4 +1,4 @@
-"""The parameters of a module as data: every name, the module that holds it, its kinds.
+"""The parameters of a module as data: every name, the modules around it, its kinds.
 
 Names are those of the user's own module: what DDP, FSDP, ``torch.compile`` and activation checkpointing put in between
 is taken out.
@@ -14,9 +14,69 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from lightning_solver.errors import SolverError
-from lightning_solver.rules.kinds import kinds_of
+from lightning_solver.rules.kinds import is_norm, kinds_of, shape_of
 
 _WRAPPERS = frozenset({"_fsdp_wrapped_module", "_orig_mod", "_checkpoint_wrapped_module", "_forward_module"})
+
+
+class Holder:
+    """A module that holds parameters, and where it stands.
+
+    Args:
+        module: The module.
+        path: Its qualified name in the user's module; ``""`` for that module itself.
+        parent: The module around it; ``None`` for the outermost.
+
+    Attributes:
+        module: The module.
+        path: Its qualified name.
+        parent: The module around it.
+    """
+
+    def __init__(self, module: nn.Module, path: str, parent: Holder | None) -> None:
+        self.module, self.path, self.parent = module, path, parent
+
+    @property
+    def own_name(self) -> str:
+        """The last part of its qualified name."""
+        return self.path.rpartition(".")[2]
+
+    @cached_property
+    def is_norm(self) -> bool:
+        """Whether it is a normalisation layer."""
+        return is_norm(self.module)
+
+    @cached_property
+    def classes(self) -> frozenset[str]:
+        """Names, plain and dotted, of its class and the bases."""
+        return class_names(type(self.module))
+
+    @cached_property
+    def classes_around(self) -> frozenset[str]:
+        """Names of its class and of the classes of every module around it, with their bases."""
+        return self.classes if self.parent is None else self.classes | self.parent.classes_around
+
+    def outward(self) -> Iterator[Holder]:
+        """This module and every one around it, from inside to outside."""
+        holder: Holder | None = self
+        while holder is not None:
+            yield holder
+            holder = holder.parent
+
+
+def class_names(cls: type) -> frozenset[str]:
+    """Names, plain and dotted, of a class and its bases."""
+    if cls not in _CLASS_NAMES:
+        found = set()
+        for base in cls.__mro__:
+            found |= {base.__name__, f"{base.__module__}.{base.__qualname__}"}
+            if base.__module__.startswith("torch.nn."):
+                found |= {f"torch.nn.{base.__name__}", f"nn.{base.__name__}"}
+        _CLASS_NAMES[cls] = frozenset(found)
+    return _CLASS_NAMES[cls]
+
+
+_CLASS_NAMES: dict[type, frozenset[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -25,31 +85,32 @@ class Place:
 
     Args:
         name: Qualified name in the user's module, such as ``backbone.0.weight``.
-        owner: The module that holds it directly.
+        holder: The module that holds it directly.
         leaf: Its own name in that module, such as ``weight``.
         tensor: The parameter.
     """
 
     name: str
-    owner: nn.Module
+    holder: Holder
     leaf: str
     tensor: Tensor
 
-    @cached_property
-    def kinds(self) -> frozenset[str]:
-        """What the parameter is, seen from this place."""
-        owner_name = self.name.removesuffix(self.leaf).rstrip(".").rpartition(".")[2]
-        return kinds_of(self.owner, self.leaf, self.tensor, owner_name)
+    @property
+    def owner(self) -> nn.Module:
+        """The module that holds it directly."""
+        return self.holder.module
 
     @cached_property
-    def classes(self) -> frozenset[str]:
-        """Names, plain and dotted, of the owner's class and its bases."""
-        found = set()
-        for cls in type(self.owner).__mro__:
-            found |= {cls.__name__, f"{cls.__module__}.{cls.__qualname__}"}
-            if cls.__module__.startswith("torch.nn."):
-                found |= {f"torch.nn.{cls.__name__}", f"nn.{cls.__name__}"}
-        return frozenset(found)
+    def shape(self) -> tuple[int, ...]:
+        """The shape that it has in the model."""
+        return shape_of(self.tensor)
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """What the parameter is, seen from this place by itself."""
+        holder = self.holder
+        parent = None if holder.parent is None else holder.parent.module
+        return kinds_of(holder.module, self.leaf, self.tensor, holder.own_name, parent=parent, norm=holder.is_norm)
 
 
 @dataclass
@@ -76,7 +137,10 @@ def take_inventory(module: nn.Module) -> list[Parameter]:
         if isinstance(place.tensor, UninitializedParameter):
             do = "run a batch through the model before training starts (in setup or configure_model)"
             raise SolverError(place.name, "the parameter is not initialised yet", got=type(place.owner).__name__, do=do)
-        found.setdefault(id(place.tensor), Parameter(place.tensor)).places.append(place)
+        known = found.get(id(place.tensor))
+        if known is None:
+            known = found[id(place.tensor)] = Parameter(place.tensor)
+        known.places.append(place)
     return list(found.values())
 
 
@@ -93,18 +157,22 @@ def flat_parameters(parameters: list[Parameter]) -> list[str]:
 
 
 def _places(module: nn.Module) -> Iterator[Place]:
-    clean: dict[str, str] = {"": ""}
-    modules: dict[str, nn.Module] = {"": module}
+    holders: dict[str, Holder] = {}
     for path, owner in module.named_modules(remove_duplicate=False):
         if path:
-            parent, _, segment = path.rpartition(".")
-            inside = clean[parent]
-            if not _is_wrapper(segment, modules[parent]):
+            before, _, segment = path.rpartition(".")
+            parent = holders[before]
+            inside = parent.path
+            if not _is_wrapper(segment, parent.module):
                 inside = f"{inside}.{segment}" if inside else segment
-            clean[path], modules[path] = inside, owner
-        prefix = clean[path]
-        for leaf, tensor in owner.named_parameters(recurse=False, remove_duplicate=False):
-            yield Place(f"{prefix}.{leaf}" if prefix else leaf, owner, leaf, tensor)
+            holder = Holder(owner, inside, parent)
+        else:
+            holder = Holder(owner, "", None)
+        holders[path] = holder
+        prefix = f"{holder.path}." if holder.path else ""
+        for leaf, tensor in owner._parameters.items():
+            if tensor is not None:
+                yield Place(prefix + leaf, holder, leaf, tensor)
 
 
 def _is_wrapper(segment: str, parent: nn.Module) -> bool:

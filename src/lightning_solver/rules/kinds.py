@@ -1,4 +1,4 @@
-"""What a parameter is: bias, norm, embedding, position table, token or depthwise convolution."""
+"""What a parameter is: bias, norm, embedding, position table, token, convolution of a special kind, flat."""
 
 from __future__ import annotations
 
@@ -27,35 +27,52 @@ _POSITION = re.compile(
 )
 _RELATIVE = re.compile(r"relative_position|rel_pos")
 _TOKEN = re.compile(r"(^|_)(cls|class|mask|dist|distill|distillation|reg|register|storage|prompt)_tokens?($|_)")
+_OFFSET = re.compile(r"(^|_)offsets?($|_)")
 
 
-def kinds_of(owner: nn.Module, leaf: str, tensor: Tensor, owner_name: str = "") -> frozenset[str]:
-    """The kinds of a parameter; it may be of several, or of none.
+def kinds_of(
+    owner: nn.Module,
+    leaf: str,
+    tensor: Tensor,
+    owner_name: str = "",
+    *,
+    parent: nn.Module | None = None,
+    norm: bool | None = None,
+) -> frozenset[str]:
+    """The kinds that a parameter shows by itself; it may be of several, or of none.
+
+    What the rest of the model decides, ``head`` and ``hidden``, is in :mod:`lightning_solver.rules.heads`.
 
     Args:
         owner: The module that holds it.
         leaf: Its own name in that module.
         tensor: The parameter.
         owner_name: The own name of the module, which tells a table of positions from another embedding.
+        parent: The module around ``owner``.
+        norm: Whether ``owner`` is a normalisation layer, where that is known.
     """
     found: set[str] = set()
-    norm = is_norm(owner)
+    shape = shape_of(tensor)
+    norm = is_norm(owner) if norm is None else norm
     if norm:
         found.add("norm")
-    if _BIAS.search(leaf) and not _RELATIVE.search(leaf) and (norm or _vector_like(tensor)):
+    if "bias" in leaf and _BIAS.search(leaf) and not _RELATIVE.search(leaf) and (norm or _vector_like(shape)):
         found.add("bias")
     names = (leaf, owner_name) if isinstance(owner, nn.Embedding) else (leaf,)
-    if any(_POSITION.search(name) or _RELATIVE.search(name) for name in names):
+    if any("pos" in name and (_POSITION.search(name) or _RELATIVE.search(name)) for name in names):
         found.add("position")
-    table = isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) or (
-        len(shape_of(tensor)) == 2 and _named_embedding(owner)
-    )
+    table = isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) or (len(shape) == 2 and _named_embedding(owner))
     if table and leaf == "weight":
         found.add("embedding")
-    if _TOKEN.search(leaf):
+    if "token" in leaf and _TOKEN.search(leaf):
         found.add("token")
-    if isinstance(owner, _CONVOLUTIONS) and owner.groups > 1 and owner.groups == owner.in_channels and leaf == "weight":
-        found.add("depthwise")
+    if isinstance(owner, _CONVOLUTIONS):
+        if owner.groups > 1 and owner.groups == owner.in_channels:
+            found.add("depthwise")
+        if _OFFSET.search(owner_name) and parent is not None and is_deformable(parent):
+            found.add("offset")
+    if len(shape) <= 1:
+        found.add("flat")
     return frozenset(found)
 
 
@@ -67,19 +84,25 @@ def is_norm(module: nn.Module) -> bool:
     """
     if isinstance(module, _NORMS):
         return True
-    named = any("norm" in cls.__name__.lower() for cls in type(module).__mro__ if cls is not nn.Module)
+    if not any("norm" in cls.__name__.lower() for cls in type(module).__mro__ if cls is not nn.Module):
+        return False
     own = list(module.parameters(recurse=False))
     alone = next(module.children(), None) is None
-    return named and alone and bool(own) and all(_vector_like(tensor) for tensor in own)
+    return alone and bool(own) and all(_vector_like(shape_of(tensor)) for tensor in own)
+
+
+def is_deformable(module: nn.Module) -> bool:
+    """Whether a module is a deformable convolution (Dai et al. 2017), by the name of its class or of a base."""
+    return any("deformconv" in cls.__name__.lower() for cls in type(module).__mro__)
 
 
 def _named_embedding(module: nn.Module) -> bool:
     return type(module).__name__.lower().endswith(("embedding", "embeddings", "embed"))
 
 
-def _vector_like(tensor: Tensor) -> bool:
+def _vector_like(shape: tuple[int, ...]) -> bool:
     """At most one dimension is longer than 1, as in (C,), (C, 1, 1) or ()."""
-    return sum(size > 1 for size in shape_of(tensor)) <= 1
+    return len(shape) <= 1 or sum(size > 1 for size in shape) <= 1
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:

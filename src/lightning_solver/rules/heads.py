@@ -1,0 +1,69 @@
+"""Which parameters belong to the layer that gives the output, and which are hidden matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import nn
+
+from lightning_solver.rules.inventory import Parameter, Place
+
+_ASKED = ("get_classifier", "get_output_embeddings")  # timm's and transformers' own word
+_NAMES = frozenset(
+    {"head", "heads", "classifier", "lm_head", "cls_head", "head_dist", "output_layer", "qa_outputs", "fc_out"}
+)
+_NO_MATRIX = frozenset({"bias", "norm", "embedding", "position", "token", "offset", "flat"})
+
+
+def find_heads(parameters: Sequence[Parameter]) -> frozenset[int]:
+    """``id`` of each tensor that belongs to the layer that gives the output.
+
+    In this order: what the model's own method says (``get_classifier``, ``get_output_embeddings``); modules with the
+    usual names outside of repeated blocks (``head``, ``classifier``, ``lm_head``, ...); the last linear layer.
+    """
+    places = [place for parameter in parameters for place in parameter.places]
+    told = _told(places)
+    if told:
+        return told
+    named = frozenset(id(place.tensor) for place in places if _named(place))
+    if named:
+        return named
+    last = next((place.holder for place in reversed(places) if isinstance(place.owner, nn.Linear)), None)
+    return frozenset(id(place.tensor) for place in places if last is not None and place.holder is last)
+
+
+def is_hidden(parameter: Parameter, heads: frozenset[int]) -> bool:
+    """Whether a parameter is a hidden matrix: two dimensions, and under none of its names anything else."""
+    if len(parameter.places[0].shape) != 2 or id(parameter.tensor) in heads:
+        return False
+    return not any(place.kinds & _NO_MATRIX for place in parameter.places)
+
+
+def _told(places: Iterable[Place]) -> frozenset[int]:
+    """What the outermost modules say that have one of the methods."""
+    asked: dict[int, bool] = {}
+    found: set[int] = set()
+    for place in places:
+        for holder in reversed(list(place.holder.outward())):
+            if id(holder.module) in asked:
+                if asked[id(holder.module)]:
+                    break
+                continue
+            method = next((m for name in _ASKED if callable(m := getattr(holder.module, name, None))), None)
+            asked[id(holder.module)] = method is not None
+            if method is not None:
+                for head in _modules(method()):
+                    found.update(id(tensor) for tensor in head.parameters())
+                break
+    return frozenset(found)
+
+
+def _modules(answer: object) -> list[nn.Module]:
+    given = answer if isinstance(answer, (list, tuple)) else [answer]
+    return [module for module in given if isinstance(module, nn.Module)]
+
+
+def _named(place: Place) -> bool:
+    segments = place.holder.path.split(".")
+    at = next((i for i, segment in enumerate(segments) if segment in _NAMES), None)
+    return at is not None and not any(segment.isdigit() for segment in segments[:at])
