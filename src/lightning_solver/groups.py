@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lightning_solver.plain import FrozenDict
 from lightning_solver.rules.cascade import Member, Settings
 from lightning_solver.rules.freezing import Frozen
 from lightning_solver.rules.inventory import Parameter
@@ -82,7 +83,7 @@ def group_parameters(
             member=own.member,
             options=own.values,
             scales=own.scales,
-            schedules=schedules,
+            schedules=FrozenDict(schedules),
             frozen=own.frozen if isinstance(own.frozen, Frozen) else None,
             names=tuple(parameter.name for parameter in parameters),
             tensors=tuple(parameter.tensor for parameter in parameters),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import functools
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_solver.durations import Duration, RunLength
@@ -63,7 +62,6 @@ class Plan:
         spec: The spec.
         run: The length of the run.
         members: The optimisers, the solver's own first; more than one where rules name others.
-        implementations: How each of those that have parameters does its arithmetic.
         groups: The parameter groups, in the order in which the optimiser gets them.
         parameters: Qualified name -> mapping of ``group``, ``lr``, ``weight_decay`` and every other option to its base
             value, before any schedule and with every scale included; in the order of ``module.named_parameters()``.
@@ -72,13 +70,13 @@ class Plan:
         depths: How deep each parameter lies, where layer-wise decay or a rule asks for it.
         curves: Scheduled option -> its curve over all groups, with every metric-driven factor as it is at the start.
         monitors: Names of the metrics that schedules follow.
+        sparse: The parameters that get sparse gradients.
         notes: What is odd but clear.
     """
 
     spec: SolverSpec
     run: RunLength
     members: tuple[Member, ...]
-    implementations: Mapping[Member, Implementation]
     groups: tuple[Group, ...]
     parameters: Mapping[str, Mapping[str, Any]]
     reasons: Mapping[str, Mapping[str, str]]
@@ -86,12 +84,27 @@ class Plan:
     depths: Depths | None
     curves: Mapping[str, Curve]
     monitors: frozenset[str]
+    sparse: tuple[Tensor, ...]
     notes: tuple[str, ...]
 
     @property
     def recipe(self) -> Recipe:
         """Class and arguments of the solver's own optimiser."""
         return self.members[0].recipe
+
+    @functools.cached_property
+    def implementations(self) -> Mapping[Member, Implementation]:
+        """How each optimiser that has parameters does its arithmetic: the fastest right way, found by trying."""
+        found = {}
+        for member in dict.fromkeys(group.member for group in self.groups):
+            inner = [group for group in self.groups if group.member is member]
+            tensors = [tensor for group in inner for tensor in group.tensors]
+            found[member] = choose(member.recipe, tensors, [group.options for group in inner], sparse=self.sparse)
+        return found
+
+    def held_by(self, group: Group) -> dict[str, Any]:
+        """The options that the optimiser's group holds, those that choose its implementation included."""
+        return {**group.options, **self.implementations[group.member].args}
 
     def curve(self, option: str) -> Floats:
         """The values of an option over the whole run.
@@ -256,11 +269,6 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     used = list(dict.fromkeys(settings[id(parameter.tensor)].member for parameter in trained))
     groups = group_parameters(trained, settings, by_scale=tells_scales_apart(spec), several=len(used) > 1)
     _try(groups, settings)
-    implementations = _implementations(module, groups)
-    groups = tuple(
-        dataclasses.replace(group, options=FrozenDict({**group.options, **implementations[group.member].args}))
-        for group in groups
-    )
     _note_idle(sources, ours, matched, settings, notes)
     _note_unused(members, used, notes)
     _check_frozen(spec, run, groups, notes)
@@ -274,7 +282,6 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         spec=spec,
         run=run,
         members=(members[0], *(member for member in used if member is not members[0])),
-        implementations=implementations,
         groups=groups,
         parameters=_by_name(trained, groups),
         reasons=FrozenDict({p.name: settings[id(p.tensor)].reasons for p in trained}),
@@ -282,6 +289,7 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         depths=depths() if depths.cache_info().currsize else None,
         curves=FrozenDict(curves),
         monitors=frozenset(feed.monitors),
+        sparse=tuple(sparse_parameters(module)),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -333,17 +341,6 @@ def _try(groups: Sequence[Group], settings: Mapping[int, Settings]) -> None:
         by_member.setdefault(id(group.member), []).append(group)
     for inner in by_member.values():
         inner[0].member.recipe.try_groups([(group.options, group.tensors) for group in inner])
-
-
-def _implementations(module: nn.Module, groups: Sequence[Group]) -> Mapping[Member, Implementation]:
-    """The fastest one that is right, for each optimiser."""
-    sparse = sparse_parameters(module)
-    found = {}
-    for member in dict.fromkeys(group.member for group in groups):
-        inner = [group for group in groups if group.member is member]
-        tensors = [tensor for group in inner for tensor in group.tensors]
-        found[member] = choose(member.recipe, tensors, [group.options for group in inner], sparse=sparse)
-    return found
 
 
 def _by_name(trained: Sequence[Parameter], groups: Sequence[Group]) -> Mapping[str, Mapping[str, Any]]:

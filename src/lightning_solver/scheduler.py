@@ -119,7 +119,7 @@ class PlanScheduler(LRScheduler):
         if [group.names for group in plan.groups] != [group.names for group in self.plan.groups]:
             raise SolverError("plan", "groups the parameters in another way", do="build a new optimiser from it")
         for made, group in zip(self.optimizer.param_groups, plan.groups):
-            for option, value in group.options.items():
+            for option, value in plan.held_by(group).items():
                 if isinstance(made[option], Tensor):
                     made[option].fill_(value)
                 else:
@@ -142,7 +142,7 @@ class PlanScheduler(LRScheduler):
 
     def _settings(self) -> Settings:
         moved = {slot.key for slots, _ in self._moves for slot in slots if slot is not None}
-        return [group.options for group in self.plan.groups], moved
+        return [self.plan.held_by(group) for group in self.plan.groups], moved
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The learning rate that each group holds."""

@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_solver.groups import Group
+from lightning_solver.rules.cascade import Member
+from lightning_solver.rules.depth import Depths
 from lightning_solver.schedules.base import Curve
 
 if TYPE_CHECKING:
-    from lightning_solver.groups import Group
     from lightning_solver.plan import Plan
 
 _ALWAYS_SHOWN = ("lr", "weight_decay", "momentum", "betas")
+_SWITCHES = frozenset({"fused", "foreach", "capturable", "differentiable"})  # told in the headline
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A line of the table: a group, or groups that differ only by layer-wise decay."""
+
+    groups: tuple[Group, ...]
+
+    @property
+    def name(self) -> str:
+        """The group's name; of several, with the depth left out."""
+        if len(self.groups) == 1:
+            return self.groups[0].name
+        return re.sub(r"depth_[0-9]+", "depth_*", self.groups[0].name)
+
+    @property
+    def highest(self) -> Group:
+        """The group with the greatest learning rate."""
+        return max(self.groups, key=lambda group: float(group.options.get("lr", 0.0)))
+
+    def show(self, option: str) -> str:
+        """The value of an option, or where its values go from and to."""
+        if option not in self.groups[0].options:
+            return "-"
+        values = [group.options[option] for group in self.groups]
+        if all(value == values[0] for value in values):
+            return _show(values[0])
+        return f"{min(values):.3g} .. {max(values):.3g}"
 
 
 def render(plan: Plan, *, parameters: bool = False) -> str:
     """The plan as text; see :meth:`Plan.table`."""
-    parts = [_headline(plan), _groups(plan)]
+    rows = _rows(plan)
+    parts = [_headline(plan), _groups(plan, rows)]
+    if plan.depths is not None:
+        parts.append(_depths(plan, plan.depths))
     if parameters:
         parts.append(_parameters(plan))
     if plan.left_out:
         parts.append(_left_out(plan, everything=parameters))
     if plan.curves:
-        parts.append(_schedules(plan))
+        parts.append(_schedules(plan, rows))
     if plan.monitors:
         parts.append(f"follows {', '.join(sorted(plan.monitors))}: the values above hold as long as nothing drops")
     if plan.notes:
@@ -32,14 +68,39 @@ def render(plan: Plan, *, parameters: bool = False) -> str:
     return "\n\n".join(parts)
 
 
+def _rows(plan: Plan) -> list[_Row]:
+    """The groups, with those that differ only by layer-wise decay in one row."""
+    if plan.spec.layer_decay is None:
+        return [_Row((group,)) for group in plan.groups]
+    alike: dict[Any, list[Group]] = {}
+    for group in plan.groups:
+        rest = tuple((option, value) for option, value in group.options.items() if option != "lr")
+        name = re.sub(r"(^|\.)depth_[0-9]+(_[0-9]+)?(?=\.|$)", "", group.name)
+        alike.setdefault((id(group.member), rest, name, group.schedules, group.frozen), []).append(group)
+    return [_Row(tuple(groups)) for groups in alike.values()]
+
+
 def _headline(plan: Plan) -> str:
     numel = sum(group.numel for group in plan.groups)
     tensors = sum(len(group.names) for group in plan.groups)
-    name = plan.recipe.cls.__name__
-    what = f"{name}: {numel:,} trainable numbers in {_count(tensors, 'tensor')}, {_count(len(plan.groups), 'group')}"
-    args = ", ".join(f"{key} {_show(value)}" for key, value in plan.recipe.args.items())
-    lines = [what, f"run: {_run(plan)}", f"arguments: {args or 'all at their defaults'}"]
+    what = f"{numel:,} trainable numbers in {_count(tensors, 'tensor')}, {_count(len(plan.groups), 'group')}"
+    used = list(plan.implementations)
+    if len(used) == 1:
+        (member,) = used
+        lines = [f"{member.recipe.cls.__name__}: {what}", f"run: {_run(plan)}"]
+        return "\n".join([*lines, f"arguments: {_args(member)}", f"implementation: {plan.implementations[member]}"])
+    lines = [f"{len(used)} optimisers as one: {what}", f"run: {_run(plan)}"]
+    for member in used:
+        groups = [group for group in plan.groups if group.member is member]
+        count = _count(sum(len(group.names) for group in groups), "tensor")
+        numbers = f"{sum(group.numel for group in groups):,} numbers"
+        lines.append(f"{member.recipe.cls.__name__} ({member.where}): {count}, {numbers}; {_args(member)}")
+        lines.append(f"  implementation: {plan.implementations[member]}")
     return "\n".join(lines)
+
+
+def _args(member: Member) -> str:
+    return ", ".join(f"{key} {_show(value)}" for key, value in member.recipe.args.items()) or "all at their defaults"
 
 
 def _run(plan: Plan) -> str:
@@ -59,40 +120,92 @@ def _run(plan: Plan) -> str:
     return text
 
 
-def _groups(plan: Plan) -> str:
+def _groups(plan: Plan, rows: Sequence[_Row]) -> str:
     options = _shown_options(plan)
-    head = ["group", "tensors", "numbers", *options, "set by"]
-    rows = [
-        [
-            group.name,
-            f"{len(group.names):,}",
-            f"{group.numel:,}",
-            *(_show(group.options[option]) for option in options),
-            _set_by(plan, group),
-        ]
-        for group in plan.groups
-    ]
-    return _aligned([head, *rows], right=range(1, 3 + len(options)))
+    several, freezes = len(plan.implementations) > 1, any(group.frozen for group in plan.groups)
+    head = ["group", *["optimizer"] * several, *["depth"] * (plan.depths is not None), "tensors", "numbers"]
+    first = len(head) - 2
+    table = [[*head, *options, *["frozen"] * freezes, "set by"]]
+    for row in rows:
+        names = [name for group in row.groups for name in group.names]
+        cells = [row.name]
+        cells += [row.groups[0].member.recipe.cls.__name__] * several
+        cells += [_stretch([plan.depths.of[name] for name in names])] if plan.depths is not None else []
+        cells += [f"{len(names):,}", f"{sum(group.numel for group in row.groups):,}"]
+        cells += [row.show(option) for option in options]
+        cells += [str(row.groups[0].frozen or "")] * freezes
+        table.append([*cells, _set_by(plan, row)])
+    return _aligned(table, right=range(first, first + 2 + len(options)))
+
+
+def _stretch(depths: Sequence[int]) -> str:
+    low, high = min(depths), max(depths)
+    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def _shown_options(plan: Plan) -> list[str]:
-    """The usual ones, and those in which groups differ."""
-    first = plan.groups[0].options
-    return [
-        option
-        for option in first
-        if option in _ALWAYS_SHOWN or any(group.options[option] != first[option] for group in plan.groups)
-    ]
+    """The usual ones, and those in which the groups of an optimiser differ."""
+    shown: dict[str, None] = {}
+    for member in plan.implementations:
+        groups = [group for group in plan.groups if group.member is member]
+        first = groups[0].options
+        for option in first:
+            differs = any(group.options[option] != first[option] for group in groups)
+            if option in _ALWAYS_SHOWN or (differs and option not in _SWITCHES):
+                shown[option] = None
+    return list(shown)
 
 
-def _set_by(plan: Plan, group: Group) -> str:
+def _set_by(plan: Plan, row: _Row) -> str:
     reasons: dict[str, list[str]] = {}
-    for name in group.names:
-        for option, reason in plan.reasons[name].items():
-            if reason.startswith(("rules", "default_rules")) and option not in reasons.setdefault(reason, []):
-                reasons[reason].append(option)
+    for group in row.groups:
+        for name in group.names:
+            for option, reason in plan.reasons[name].items():
+                if reason.startswith(("rules", "default_rules", "layer_decay")) and not reason.endswith(".args"):
+                    reason = re.sub(r"layer_decay \(depth_[0-9]+\)", "layer_decay", reason)
+                    if option not in reasons.setdefault(reason, []):
+                        reasons[reason].append(option)
     text = "; ".join(f"{', '.join(options)}: {reason}" for reason, options in reasons.items())
     return text or "optimizer.args and defaults"
+
+
+def _depths(plan: Plan, depths: Depths) -> str:
+    """What lies at each depth, its scale, and until when it is frozen."""
+    decay = plan.spec.decay()
+    names: dict[int, list[str]] = {}
+    for name in [*plan.parameters, *(name for name in plan.left_out if name in depths.of)]:
+        names.setdefault(depths.of[name], []).append(name)
+    frozen: dict[int, dict[str, None]] = {}
+    for group in plan.groups:
+        for name in group.names:
+            frozen.setdefault(depths.of[name], {})[str(group.frozen or "")] = None
+    freezes = any(group.frozen for group in plan.groups)
+    head = ["depth", *["lr scale"] * (decay is not None), "tensors", *["frozen"] * freezes, "holds"]
+    table = [head]
+    for depth in sorted(names):
+        scale = [f"{decay.factor(depth, depths.top):.3g}"] if decay is not None else []
+        still = [" or ".join(text or "never" for text in frozen.get(depth, {"left out": None}))] if freezes else []
+        table.append([str(depth), *scale, f"{len(names[depth]):,}", *still, _common(names[depth])])
+    if len(table) > 40:
+        dots = ["..."] + [""] * (len(head) - 1)
+        table = [*table[:20], dots, *table[-19:]]
+    title = f"layer decay {_show(decay.rate)}" if decay is not None else "depths"
+    if decay is not None and decay.min_scale:
+        title += f", at least {_show(decay.min_scale)}"
+    return f"{title}; depth by {depths.source}\n" + _aligned(table, right=range(2 + (decay is not None)))
+
+
+def _common(names: Sequence[str]) -> str:
+    """What the names at one depth begin with, each beginning once."""
+    parents = [name.split(".") for name in names]
+    shared = 0
+    while all(len(parts) > shared + 1 for parts in parents) and len({parts[shared] for parts in parents}) == 1:
+        shared += 1
+    if shared and len(parents) > 1:
+        heads = dict.fromkeys(".".join(parts[: shared + 1]) for parts in parents)
+        numbered = shared and parents[0][shared - 1].isdigit()
+        return f"{'.'.join(parents[0][:shared])}.*" if numbered or len(heads) > 4 else ", ".join(heads)
+    return _some(list(dict.fromkeys(parts[0] if len(parts) > 1 else ".".join(parts) for parts in parents)))
 
 
 def _parameters(plan: Plan) -> str:
@@ -102,10 +215,14 @@ def _parameters(plan: Plan) -> str:
     for group in plan.groups:
         for name, tensor in zip(group.names, group.tensors):
             reasons = plan.reasons[name]
-            told = [*options, *(option for option in reasons if option.startswith("schedules."))]
+            told = [option for option in options if option in reasons]
+            told += [
+                option for option in reasons if option in ("optimizer", "frozen") or option.startswith("schedules.")
+            ]
             why = "; ".join(f"{option}: {reasons[option]}" for option in told)
             shape = "x".join(map(str, tensor.shape)) or "()"
-            rows.append((name, [name, shape, group.name, *(_show(group.options[o]) for o in options), why]))
+            values = [_show(group.options[o]) if o in group.options else "-" for o in options]
+            rows.append((name, [name, shape, group.name, *values, why]))
     order = {name: i for i, name in enumerate(plan.parameters)}
     return _aligned(
         [head, *(row for _, row in sorted(rows, key=lambda row: order[row[0]]))], right=range(3, 3 + len(options))
@@ -122,16 +239,21 @@ def _left_out(plan: Plan, *, everything: bool) -> str:
     return "\n".join(lines)
 
 
-def _schedules(plan: Plan) -> str:
+def _schedules(plan: Plan, rows: Sequence[_Row]) -> str:
     known = plan.run.total_steps is not None
     total = int(plan.run.total_steps or 0)
+    order = {id(group): i for i, group in enumerate(plan.groups)}
     lines = []
     for option, curve in plan.curves.items():
         steps = _telling_steps(curve, total) if known else [0, 1, 10, 100, 1000, 10_000, 100_000]
-        head = [f"{option} at step", *(f"{step:,}" for step in steps)]
         values = curve.over(np.array(steps))
-        rows = [[group.name, *(f"{value:.3g}" for value in values[:, i])] for i, group in enumerate(plan.groups)]
-        lines.append(_aligned([head, *rows], right=range(1, len(steps) + 1)))
+        table = [[f"{option} at step", *(f"{step:,}" for step in steps)]]
+        for row in rows:
+            column = values[:, order[id(row.highest)]]
+            if not np.isnan(column).all():
+                name = row.name if len(row.groups) == 1 else f"{row.name} (the highest)"
+                table.append([name, *(f"{value:.3g}" for value in column)])
+        lines.append(_aligned(table, right=range(1, len(steps) + 1)))
     return "\n\n".join(lines)
 
 

@@ -7,7 +7,6 @@ is taken out.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -31,22 +30,22 @@ class Holder:
         module: The module.
         path: Its qualified name.
         parent: The module around it.
+        own_name: The last part of its qualified name.
     """
 
     def __init__(self, module: nn.Module, path: str, parent: Holder | None) -> None:
         self.module, self.path, self.parent = module, path, parent
+        self.own_name = path.rpartition(".")[2]
+        self._norm: bool | None = None
 
     @property
-    def own_name(self) -> str:
-        """The last part of its qualified name."""
-        return self.path.rpartition(".")[2]
-
-    @cached_property
     def is_norm(self) -> bool:
         """Whether it is a normalisation layer."""
-        return is_norm(self.module)
+        if self._norm is None:
+            self._norm = is_norm(self.module)
+        return self._norm
 
-    @cached_property
+    @property
     def classes(self) -> frozenset[str]:
         """Names, plain and dotted, of its class and the bases."""
         return class_names(type(self.module))
@@ -79,7 +78,6 @@ def class_names(cls: type) -> frozenset[str]:
 _CLASS_NAMES: dict[type, frozenset[str]] = {}
 
 
-@dataclass(frozen=True)
 class Place:
     """One name under which a parameter can be found.
 
@@ -88,42 +86,58 @@ class Place:
         holder: The module that holds it directly.
         leaf: Its own name in that module, such as ``weight``.
         tensor: The parameter.
+
+    Attributes:
+        name: Qualified name in the user's module.
+        holder: The module that holds it directly, and what is around it.
+        leaf: Its own name in that module.
+        tensor: The parameter.
     """
 
-    name: str
-    holder: Holder
-    leaf: str
-    tensor: Tensor
+    __slots__ = ("_kinds", "holder", "leaf", "name", "tensor")
+
+    def __init__(self, name: str, holder: Holder, leaf: str, tensor: Tensor) -> None:
+        self.name, self.holder, self.leaf, self.tensor = name, holder, leaf, tensor
+        self._kinds: frozenset[str] | None = None
 
     @property
     def owner(self) -> nn.Module:
         """The module that holds it directly."""
         return self.holder.module
 
-    @cached_property
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape that it has in the model."""
         return shape_of(self.tensor)
 
-    @cached_property
+    @property
     def kinds(self) -> frozenset[str]:
         """What the parameter is, seen from this place by itself."""
-        holder = self.holder
-        parent = None if holder.parent is None else holder.parent.module
-        return kinds_of(holder.module, self.leaf, self.tensor, holder.own_name, parent=parent, norm=holder.is_norm)
+        if self._kinds is None:
+            holder = self.holder
+            parent = None if holder.parent is None else holder.parent.module
+            self._kinds = kinds_of(
+                holder.module, self.leaf, self.tensor, holder.own_name, parent=parent, norm=holder.is_norm
+            )
+        return self._kinds
 
 
-@dataclass
 class Parameter:
-    """A parameter and every name that it has, first name first."""
+    """A parameter and every name that it has.
 
-    tensor: Tensor
-    places: list[Place] = field(default_factory=list)
+    Args:
+        first: Its first name, the one in ``module.named_parameters()``.
 
-    @property
-    def name(self) -> str:
-        """The first name, the one in ``module.named_parameters()``."""
-        return self.places[0].name
+    Attributes:
+        tensor: The parameter.
+        name: Its first name.
+        places: All of its names, the first one first.
+    """
+
+    __slots__ = ("name", "places", "tensor")
+
+    def __init__(self, first: Place) -> None:
+        self.tensor, self.name, self.places = first.tensor, first.name, [first]
 
 
 def take_inventory(module: nn.Module) -> list[Parameter]:
@@ -134,13 +148,14 @@ def take_inventory(module: nn.Module) -> list[Parameter]:
     """
     found: dict[int, Parameter] = {}
     for place in _places(module):
-        if isinstance(place.tensor, UninitializedParameter):
+        if type(place.tensor) is not nn.Parameter and isinstance(place.tensor, UninitializedParameter):
             do = "run a batch through the model before training starts (in setup or configure_model)"
             raise SolverError(place.name, "the parameter is not initialised yet", got=type(place.owner).__name__, do=do)
         known = found.get(id(place.tensor))
         if known is None:
-            known = found[id(place.tensor)] = Parameter(place.tensor)
-        known.places.append(place)
+            found[id(place.tensor)] = Parameter(place)
+        else:
+            known.places.append(place)
     return list(found.values())
 
 

@@ -30,7 +30,7 @@ class Layout:
 
     Args:
         words: What is recognised, for people.
-        mark: Text that every name in the first block contains; names without it are not looked at.
+        marks: Texts of which every name in the first block contains one; other names are not looked at.
         first: Matches a name in the first block; its group ``root`` is what lies before the model's own names; all
             its groups together tell one stack of blocks from another.
         beside: Matches, from the root on, a name that the model must have too.
@@ -39,7 +39,7 @@ class Layout:
     """
 
     words: str
-    mark: str
+    marks: tuple[str, ...]
     first: re.Pattern[str]
     beside: re.Pattern[str]
     number: Callable[[Sequence[str]], Numbers]
@@ -48,9 +48,10 @@ class Layout:
     def sightings(self, names: Sequence[str]) -> dict[str, list[str]]:
         """Where models of this layout sit among ``names``: their roots, each with a name of every stack of blocks."""
         found: dict[tuple[str | None, ...], tuple[str, str]] = {}
-        for name in names:
-            if self.mark in name and (match := self.first.match(name)):
-                found.setdefault(match.groups(), (match["root"], name))
+        for mark in self.marks:
+            for name in names:
+                if mark in name and (match := self.first.match(name)):
+                    found.setdefault(match.groups(), (match["root"], name))
         stacks: dict[str, list[str]] = {}
         for root, name in found.values():
             stacks.setdefault(root, []).append(name)
@@ -207,18 +208,24 @@ def _swin(stem: str) -> Callable[[Sequence[str]], Numbers]:
     inner = re.compile(r"(?:encoder\.)?(?:layers|stages)\.(\d+)\.(?:blocks\.(\d+)\.)?")
 
     def number(names: Sequence[str]) -> Numbers:
-        found = [inner.match(name) for name in names]
-        starts = _starts((int(m[1]), int(m[2])) for m in found if m and m[2])
-        at_end = any(m and int(m[1]) == 0 and not m[2] for m in found)
-        depths: list[int | None] = []
-        for name, match in zip(names, found):
-            if match is None:
-                depths.append(0 if is_stem.match(name) else None)
-            elif match[2]:
-                depths.append(starts[int(match[1])] + int(match[2]) + 1)
-            else:
-                stage = min(int(match[1]), len(starts) - 2)
-                depths.append(starts[stage + 1] if at_end else starts[stage] + 1)
+        texts: list[str | None] = []
+        places: dict[str, tuple[int, int | None]] = {}  # few texts for many names
+        for name in names:
+            match = inner.match(name)
+            text = match and match[0]
+            texts.append(text)
+            if match and text and text not in places:
+                places[text] = int(match[1]), int(match[2]) if match[2] else None
+        starts = _starts((stage, block) for stage, block in places.values() if block is not None)
+        at_end = (0, None) in places.values()
+        depth_of: dict[str, int] = {}
+        for text, (stage, block) in places.items():
+            start = min(stage, len(starts) - 2)
+            between = starts[start + 1] if at_end else starts[start] + 1
+            depth_of[text] = between if block is None else starts[stage] + block + 1
+        depths = [
+            (0 if is_stem.match(name) else None) if text is None else depth_of[text] for name, text in zip(names, texts)
+        ]
         return depths, starts[-1] + 1
 
     return number
@@ -369,7 +376,7 @@ def _backbone(rest: str) -> re.Pattern[str]:
 
 _VIT = Layout(
     "a ViT: patch_embed and blocks",
-    "blocks.0.",
+    ("blocks.0.",),
     _first(r"blocks\.0\.(?!\d)"),
     re.compile(r"patch_embed[._]"),
     _stack(
@@ -379,7 +386,7 @@ _VIT = Layout(
 )
 _MM_VIT = Layout(
     "a ViT of mmpretrain: patch_embed and layers",
-    "layers.0.",
+    ("layers.0.",),
     _first(r"layers\.0\.(?!blocks\.|downsample\.|\d)"),
     re.compile(r"patch_embed\.projection\."),
     _stack(r"cls_token$|pos_embed$|patch_embed", r"layers\.(\d+)\."),
@@ -400,22 +407,22 @@ LAYOUTS: dict[str, Layout] = {
     "beit": _VIT,
     "swin": Layout(
         "a Swin: patch_embed, stages and blocks",
-        ".0.blocks.0.",
+        (".0.blocks.0.",),
         _first(r"(?:encoder\.)?(?:layers|stages)\.0\.blocks\.0\."),
         re.compile(r"patch_embed[._]|embeddings\."),
         _swin(r"patch_embed|absolute_pos_embed|mask_token|embeddings\."),
     ),
     "convnext": Layout(
         "a ConvNeXt: stem or downsample_layers, stages and blocks",
-        ".0.",
+        ("stages.0.", "features.1.0.layer_scale"),
         _CONVNEXT_FIRST,
         re.compile(r"downsample_layers\.0\.|stem[._]|features\.0\.0\."),
         _convnext,
     ),
-    "resnet": Layout("a ResNet: layer1 to layer4", "layer1.0.", _RESNET_FIRST, _RESNET_STEM, _resnet),
+    "resnet": Layout("a ResNet: layer1 to layer4", ("layer1.0.",), _RESNET_FIRST, _RESNET_STEM, _resnet),
     "hf": Layout(
         "an encoder or decoder of transformers: embeddings and layers",
-        ".0.",
+        ("layer.0.", "layers.0.", "h.0.", "block.0."),
         _first(rf"(?P<list>{_HF_INSIDE}(?:layers?|h|block))\.0\.(?!blocks\.|downsample\.|\d)"),
         re.compile(_HF_STEM),
         _stack(_HF_STEM, _HF_INSIDE + r"(?:layers?|h|block)\.(\d+)\."),
@@ -425,34 +432,34 @@ LAYOUTS: dict[str, Layout] = {
     "mmpretrain_vit_sam": _MM_VIT,
     "mmpretrain_swin": Layout(
         "a Swin of mmpretrain: patch_embed, stages and blocks",
-        "stages.0.blocks.0.",
+        ("stages.0.blocks.0.",),
         _first(r"stages\.0\.blocks\.0\."),
         re.compile(r"patch_embed\."),
         _swin("patch_embed"),
     ),
     "mmpretrain_convnext": Layout(
         "a ConvNeXt of mmpretrain: downsample_layers, stages",
-        "stages.0.0.",
+        ("stages.0.0.",),
         _first(r"stages\.0\.0\."),
         re.compile(r"downsample_layers\.0\."),
         _convnext,
     ),
     "mmpretrain_resnet": Layout(
-        "a ResNet of mmpretrain: layer1 to layer4", "layer1.0.", _RESNET_FIRST, _RESNET_STEM, _grouped_resnet
+        "a ResNet of mmpretrain: layer1 to layer4", ("layer1.0.",), _RESNET_FIRST, _RESNET_STEM, _grouped_resnet
     ),
     "mmpretrain_mixmim": Layout(
         "a MixMIM of mmpretrain: patch_embed, layers and blocks",
-        "layers.0.blocks.0.",
+        ("layers.0.blocks.0.",),
         _first(r"(?:backbone\.)?layers\.0\.blocks\.0\."),
         re.compile(r"(?:backbone\.)?patch_embed\."),
         _mixmim,
     ),
     "mmpretrain_hivit": Layout(
-        "a HiViT of mmpretrain: patch_embed and blocks", "blocks.0.", _VIT.first, _VIT.beside, _stem_only
+        "a HiViT of mmpretrain: patch_embed and blocks", ("blocks.0.",), _VIT.first, _VIT.beside, _stem_only
     ),
     "mmseg_layer_wise_convnext": Layout(
         "a segmentor with a ConvNeXt as its backbone",
-        "backbone.stages.0.0.",
+        ("backbone.stages.0.0.",),
         _MMSEG_CONVNEXT,
         re.compile(r"downsample_layers\.0\."),
         _convnext,
@@ -460,7 +467,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "mmseg_stage_wise_convnext": Layout(
         "a segmentor with a ConvNeXt as its backbone",
-        "backbone.stages.0.0.",
+        ("backbone.stages.0.0.",),
         _MMSEG_CONVNEXT,
         re.compile(r"downsample_layers\.0\."),
         _convnext_stages,
@@ -468,7 +475,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "mmseg_layer_wise_vit": Layout(
         "a segmentor with a BEiT or MAE as its backbone",
-        "backbone.layers.0.",
+        ("backbone.layers.0.",),
         _backbone(r"layers\.0\.(?!blocks\.|downsample\.|\d)"),
         re.compile(r"patch_embed\."),
         _MMSEG_VIT,
@@ -476,7 +483,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "detectron2_vit": Layout(
         "a detector with a ViT in its backbone",
-        ".blocks.0.",
+        (".blocks.0.",),
         _first(r"backbone[^.]*\.(?:[^.]+\.)*?blocks\.0\.(?!\d)"),
         re.compile(r"backbone.*\.patch_embed"),
         _DETECTRON2_VIT,
@@ -484,7 +491,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "timm_vit": Layout(
         "a ViT of timm: patch_embed or stem, and blocks",
-        "blocks.0.",
+        ("blocks.0.",),
         _VIT.first,
         re.compile(r"patch_embed\.|stem\."),
         _by_matcher(
@@ -496,7 +503,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "timm_swin": Layout(
         "a Swin of timm: patch_embed, layers and blocks",
-        "layers.0.blocks.0.",
+        ("layers.0.blocks.0.",),
         _first(r"layers\.0\.blocks\.0\."),
         re.compile(r"patch_embed\."),
         _by_matcher(
@@ -512,7 +519,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "timm_convnext": Layout(
         "a ConvNeXt of timm: stem, stages and blocks",
-        "stages.0.blocks.0.",
+        ("stages.0.blocks.0.",),
         _first(r"stages\.0\.blocks\.0\.conv_dw\."),
         re.compile(r"stem\."),
         _by_matcher(
@@ -528,14 +535,14 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "timm_resnet": Layout(
         "a ResNet of timm: layer1 to layer4",
-        "layer1.0.",
+        ("layer1.0.",),
         _RESNET_FIRST,
         _RESNET_STEM,
         _by_matcher({"stem": "conv1|bn1", "blocks": r"layer(\d+)\.(\d+)"}),
     ),
     "timm_efficientnet": Layout(
         "an EfficientNet of timm: conv_stem, blocks, bn2",
-        "blocks.0.0.",
+        ("blocks.0.0.",),
         _first(r"blocks\.0\.0\."),
         re.compile(r"bn2\."),
         _by_matcher(
@@ -547,14 +554,14 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "timm_mobilenetv3": Layout(
         "a MobileNetV3 of timm: conv_stem, blocks, no bn2",
-        "blocks.0.0.",
+        ("blocks.0.0.",),
         _first(r"blocks\.0\.0\."),
         re.compile(r"conv_stem\."),
         _by_matcher({"stem": "conv_stem|bn1", "blocks": r"blocks\.(\d+)\.(\d+)"}),
     ),
     "timm_regnet": Layout(
         "a RegNet of timm: stem, s1 to s4",
-        "s1.b1.",
+        ("s1.b1.",),
         _first(r"s1\.b1\."),
         re.compile(r"stem\."),
         _by_matcher({"stem": "stem", "blocks": r"s(\d+)\.b(\d+)"}),

@@ -18,6 +18,9 @@ from lightning_solver.rules.inventory import Holder, Parameter, Place
 
 _WILD = re.compile(r"[*?\[]")
 
+Matched = tuple[tuple[int, ...], ...]
+"""Which rules match each name of a parameter: indices of the rules, in order."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -65,21 +68,25 @@ class Selection:
                 self.places.append(place)
                 self.belongs.append(index)
 
-    def matched(self, sources: Sequence[Source]) -> list[list[tuple[int, ...]]]:
+    def matched(self, sources: Sequence[Source]) -> list[Matched]:
         """Which rules match each name of each parameter: indices of ``sources``, in order.
 
         Raises:
             SolverError: A name or class pattern that matches nothing, or selectors that never hold together.
         """
-        found: list[list[int]] = [[] for _ in self.places]
+        found: list[tuple[int, ...]] = [()] * len(self.places)
+        longer: dict[tuple[tuple[int, ...], int], tuple[int, ...]] = {}  # most parameters share what matches them
         for index, source in enumerate(sources):
-            for at in sorted(self._hits(source)):
-                found[at].append(index)
-        answer: list[list[tuple[int, ...]]] = [[] for _ in self._parameters]
-        known: dict[tuple[int, ...], tuple[int, ...]] = {}
+            for at in self._hits(source):
+                key = (found[at], index)
+                if key not in longer:
+                    longer[key] = (*found[at], index)
+                found[at] = longer[key]
+        alone: dict[tuple[int, ...], Matched] = {}
+        answer: list[Matched] = [()] * len(self._parameters)
         for at, rules in enumerate(found):
-            key = tuple(rules)
-            answer[self.belongs[at]].append(known.setdefault(key, key))
+            before = answer[self.belongs[at]]
+            answer[self.belongs[at]] = (*before, rules) if before else alone.setdefault(rules, (rules,))
         return answer
 
     def _hits(self, source: Source) -> set[int]:
@@ -115,7 +122,7 @@ class Selection:
             search = re.compile(choice).search
             return [i for i, place in enumerate(self.places) if search(place.name)]
         if selector == "kind":
-            return self._by_kind.get(choice, ())
+            return self._heads_and_hidden[choice] if choice in ("head", "hidden") else self._by_kind.get(choice, ())
         if selector == "module_class":
             return self._by_holder(lambda holder: choice in holder.classes)
         if selector == "inside":
@@ -186,15 +193,19 @@ class Selection:
     @cached_property
     def _by_kind(self) -> Mapping[str, list[int]]:
         found: dict[str, list[int]] = {}
-        heads = find_heads(self._parameters)
         for i, place in enumerate(self.places):
             for kind in place.kinds:
                 found.setdefault(kind, []).append(i)
-            if id(place.tensor) in heads:
-                found.setdefault("head", []).append(i)
-            elif is_hidden(self._parameters[self.belongs[i]], heads):
-                found.setdefault("hidden", []).append(i)
         return found
+
+    @cached_property
+    def _heads_and_hidden(self) -> Mapping[str, list[int]]:
+        heads = find_heads(self._parameters)
+        hidden = [is_hidden(parameter, heads) for parameter in self._parameters]
+        return {
+            "head": [i for i, place in enumerate(self.places) if id(place.tensor) in heads],
+            "hidden": [i for i, at in enumerate(self.belongs) if hidden[at]],
+        }
 
     # ------------------------------------------------------------------ what is wrong
 
