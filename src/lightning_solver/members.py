@@ -51,12 +51,21 @@ def find_members(spec: SolverSpec, sources: list[Source], factor: float) -> tupl
             continue
         if named not in found:
             same = named == spec.optimizer and spec.lr is None
-            found[named] = own if same else _member(named, f"{source.where}.optimizer", factor)
+            found[named] = own if same else _member(named, f"{source.where}.optimizer", factor, own=own)
         chooses[index] = found[named]
     return list(dict.fromkeys([own, *found.values()])), chooses
 
 
-def _member(named: OptimizerSpec, where: str, factor: float, lr: float | None = None) -> Member:
+def _member(
+    named: OptimizerSpec, where: str, factor: float, lr: float | None = None, own: Member | None = None
+) -> Member:
+    """An optimiser; one that a rule names without a learning rate takes that of the solver's ``own``."""
+    if own is not None and "lr" not in named.args and isinstance(own.recipe.defaults.get("lr"), (int, float)):
+        recipe = resolve_optimizer(named, own.recipe.defaults["lr"], where)
+        name = recipe.cls.__name__
+        reasons = dict.fromkeys(recipe.defaults, f"default of {name}")
+        reasons.update({option: f"{where}.args" for option in named.args if option in reasons})
+        return Member(recipe, where, FrozenDict({**reasons, "lr": own.reasons["lr"]}))
     recipe = resolve_optimizer(named, lr, where)
     name = recipe.cls.__name__
     reasons = dict.fromkeys(recipe.defaults, f"default of {name}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import gc
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +22,7 @@ from lightning_solver.errors import SolverError
 from lightning_solver.groups import Group, group_parameters
 from lightning_solver.laying import (
     held,
+    last_step,
     lay_checked,
     lay_curve,
     note_still,
@@ -28,6 +31,7 @@ from lightning_solver.laying import (
     tells_scales_apart,
 )
 from lightning_solver.members import find_members, lr_factor
+from lightning_solver.optimizer_mode import schedule_free_notes
 from lightning_solver.optimizers.composite import CompositeOptimizer
 from lightning_solver.optimizers.implementation import (
     Implementation,
@@ -220,6 +224,23 @@ class Plan:
 
 def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     """Work out the plan; see :meth:`SolverSpec.plan`."""
+    with _uncollected():
+        return _make_plan(spec, module, run)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let the garbage collector wait: to look for garbage among the many small objects of a plan takes a fifth of it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     if spec.optimizer is None:
         do = "give optimizer: {name: AdamW, args: {lr: 0.001}}"
         raise SolverError("optimizer", "a spec without an optimiser has no plan", got="None", do=do)
@@ -278,6 +299,9 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     feed = Feed()
     curves = {option: lay_checked(spec, run, option, groups, feed, notes) for option in scheduled_options(spec, groups)}
     note_still(curves.get("lr"), groups, run, notes)
+    _note_schedule_free(curves, groups, run, notes)
+    if len(used) > 1:
+        _note_routes(selection, trained, settings, notes)
     return Plan(
         spec=spec,
         run=run,
@@ -381,6 +405,37 @@ def _check_frozen(spec: SolverSpec, run: RunLength, groups: Sequence[Group], not
         if not alive and (total is None or step < total):
             what = f"every parameter is frozen at step {step}, so that no step would ever be made"
             raise SolverError("rules", what, do="leave some of the parameters unfrozen at every step")
+
+
+def _note_schedule_free(curves: Mapping[str, Curve], groups: Sequence[Group], run: RunLength, notes: list[str]) -> None:
+    """What is odd about schedules of optimisers that need none."""
+    steps = np.unique(np.linspace(0, last_step(run), 500).astype(np.int64))
+    seen = {option: curve.over(steps) for option, curve in curves.items()}
+    for member in dict.fromkeys(group.member for group in groups):
+        columns = [i for i, group in enumerate(groups) if group.member is member]
+        own = {option: values[:, columns] for option, values in seen.items()}
+        notes.extend(f"schedules: {note}" for note in schedule_free_notes(member.recipe.cls, own))
+
+
+def _note_routes(
+    selection: Selection, trained: Sequence[Parameter], settings: Mapping[int, Settings], notes: list[str]
+) -> None:
+    """Which matrices an optimiser that a rule has chosen by kind does not get, and what they are."""
+    chosen = {own.chosen_by for own in settings.values() if own.chosen_by is not None}
+    for source in sorted(chosen, key=lambda source: source.where):
+        if "hidden" not in source.rule.selectors().get("kind", ()) or source.rule.optimizer is None:
+            continue
+        rest: dict[str, list[str]] = {}
+        for parameter in trained:
+            own = settings[id(parameter.tensor)]
+            if own.chosen_by is not source and len(parameter.places[0].shape) >= 2:
+                rest.setdefault(selection.nature(parameter), []).append(parameter.name)
+        told = ", ".join(f"{nature}: {_first(names)}" for nature, names in rest.items()) or "no other matrices"
+        notes.append(f"{source.label}: {source.rule.optimizer.name} gets the hidden matrices, but not {told}")
+
+
+def _first(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _note_unused(members: Sequence[Member], used: Sequence[Member], notes: list[str]) -> None:

@@ -137,8 +137,8 @@ class Rule(Selector):
         name: What the rule is called in group names and tables.
         fresh: Whether the rule starts from the optimiser's own values, as if no rule before it had matched; or the
             options for which it does.
-        optimizer: The optimiser of the selected parameters, in place of the solver's. Values that earlier rules have
-            set give way to its arguments; their factors stay.
+        optimizer: The optimiser of the selected parameters, in place of the solver's; without an ``lr`` of its own it
+            takes the solver's. Values that earlier rules have set give way to its arguments; their factors stay.
         lr: Learning rate of the selected parameters, in place of the optimiser's.
         lr_scale: Factor of the learning rate; ``{class_path: FanIn, ...}`` for one that differs by parameter.
         weight_decay: Weight decay, in place of the optimiser's.

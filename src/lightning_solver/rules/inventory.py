@@ -161,7 +161,8 @@ def take_inventory(module: nn.Module) -> list[Parameter]:
 
 def is_flattened(module: nn.Module) -> bool:
     """Whether FSDP1 has flattened parameters of ``module``, so that their shapes are no longer the model's."""
-    return any(cls.__name__ == "FullyShardedDataParallel" for m in module.modules() for cls in type(m).__mro__)
+    classes = {type(inner) for inner in module.modules()}
+    return any(base.__name__ == "FullyShardedDataParallel" for cls in classes for base in cls.__mro__)
 
 
 def flat_parameters(parameters: list[Parameter]) -> list[str]:
@@ -172,22 +173,21 @@ def flat_parameters(parameters: list[Parameter]) -> list[str]:
 
 
 def _places(module: nn.Module) -> Iterator[Place]:
-    holders: dict[str, Holder] = {}
-    for path, owner in module.named_modules(remove_duplicate=False):
-        if path:
-            before, _, segment = path.rpartition(".")
-            parent = holders[before]
-            inside = parent.path
-            if not _is_wrapper(segment, parent.module):
-                inside = f"{inside}.{segment}" if inside else segment
-            holder = Holder(owner, inside, parent)
-        else:
-            holder = Holder(owner, "", None)
-        holders[path] = holder
-        prefix = f"{holder.path}." if holder.path else ""
+    """Every name of every parameter, in the order of ``named_parameters``; a module is entered at each of its names."""
+    waiting = [Holder(module, "", None)]
+    while waiting:
+        holder = waiting.pop()
+        owner, path = holder.module, holder.path
+        prefix = f"{path}." if path else ""
         for leaf, tensor in owner._parameters.items():
             if tensor is not None:
                 yield Place(prefix + leaf, holder, leaf, tensor)
+        inner = [
+            Holder(child, path if _is_wrapper(segment, owner) else prefix + segment, holder)
+            for segment, child in owner._modules.items()
+            if child is not None
+        ]
+        waiting.extend(reversed(inner))
 
 
 def _is_wrapper(segment: str, parent: nn.Module) -> bool:

@@ -89,6 +89,13 @@ class Selection:
             answer[self.belongs[at]] = (*before, rules) if before else alone.setdefault(rules, (rules,))
         return answer
 
+    def nature(self, parameter: Parameter) -> str:
+        """What a parameter is, in a word or two: its kinds, or its number of dimensions."""
+        kinds = {kind for place in parameter.places for kind in place.kinds}
+        if id(parameter.tensor) in self._heads:
+            kinds.add("head")
+        return " and ".join(sorted(kinds)) or f"{len(parameter.places[0].shape)}-D"
+
     def _hits(self, source: Source) -> set[int]:
         hits = self._together(source, source.rule, "")
         for i, selector in enumerate(source.rule.exceptions()):
@@ -199,8 +206,12 @@ class Selection:
         return found
 
     @cached_property
+    def _heads(self) -> frozenset[int]:
+        return find_heads(self._parameters)
+
+    @cached_property
     def _heads_and_hidden(self) -> Mapping[str, list[int]]:
-        heads = find_heads(self._parameters)
+        heads = self._heads
         hidden = [is_hidden(parameter, heads) for parameter in self._parameters]
         return {
             "head": [i for i, place in enumerate(self.places) if id(place.tensor) in heads],
