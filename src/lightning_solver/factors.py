@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from lightning_solver.plain import Plain, import_dotted
 
 
 @dataclass(frozen=True)
-class Factor(Plain):
+class Factor(Plain, ABC):
     """A factor worked out for each parameter. To make your own, derive a frozen dataclass and give ``of``."""
 
     @abstractmethod

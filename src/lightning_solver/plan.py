@@ -430,8 +430,9 @@ def _note_routes(
             own = settings[id(parameter.tensor)]
             if own.chosen_by is not source and len(parameter.places[0].shape) >= 2:
                 rest.setdefault(selection.nature(parameter), []).append(parameter.name)
-        told = ", ".join(f"{nature}: {_first(names)}" for nature, names in rest.items()) or "no other matrices"
-        notes.append(f"{source.label}: {source.rule.optimizer.name} gets the hidden matrices, but not {told}")
+        told = ", ".join(f"{_first(names)} ({nature})" for nature, names in rest.items())
+        name = source.rule.optimizer.name
+        notes.append(f"{source.label}: {name} gets the hidden matrices, {f'not {told}' if told else 'which are all'}")
 
 
 def _first(names: Sequence[str], most: int = 3) -> str:

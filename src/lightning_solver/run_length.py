@@ -7,6 +7,8 @@ gives -1 for a loader without a length.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from lightning_solver.durations import RunLength
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 _WAYS_OUT = "give the Trainer max_steps, or limit_train_batches as a number of batches beside max_epochs"
+_NOTHING = "max_steps or max_epochs is 0, so that there is nothing to train"
+_NO_BATCHES = "there are no train batches: set limit_train_batches above 0"
+_NO_LENGTH = f"the train loader has no length and max_steps is not set: {_WAYS_OUT}"
+_NO_END = f"neither max_epochs nor max_steps ends the run (max_time counts no steps): {_WAYS_OUT}"
 
 
 def trainer_run_length(trainer: Trainer) -> RunLength:
@@ -28,22 +34,74 @@ def trainer_run_length(trainer: Trainer) -> RunLength:
     max_epochs = trainer.max_epochs if trainer.max_epochs not in (-1, None) else None
     batches = _batches_per_epoch(trainer)
     if 0 in (max_steps, max_epochs):
-        return RunLength(unknown="max_steps or max_epochs is 0, so that there is nothing to train")
+        return RunLength(unknown=_NOTHING)
     if batches == 0:
-        return RunLength(unknown="there are no train batches: set limit_train_batches above 0")
+        return RunLength(unknown=_NO_BATCHES)
     if batches is None:
-        unknown = None if max_steps else f"the train loader has no length and max_steps is not set: {_WAYS_OUT}"
-        return RunLength(total_steps=max_steps, unknown=unknown, batches_per_step=_constant_accumulation(trainer))
+        unknown = None if max_steps else _NO_LENGTH
+        return RunLength(
+            total_steps=max_steps,
+            unknown=unknown,
+            batches_per_step=_constant_accumulation(trainer),
+            samples_per_step=_samples_per_step(trainer),
+        )
     ends = _epoch_ends(trainer, batches, max_epochs, max_steps)
     limits = [limit for limit in (max_steps, None if max_epochs is None else ends[max_epochs - 1]) if limit is not None]
     return RunLength(
         total_steps=min(limits) if limits else None,
         epoch_ends=ends,
         batches_per_step=_constant_accumulation(trainer),
-        unknown=None
-        if limits
-        else f"neither max_epochs nor max_steps ends the run (max_time counts no steps): {_WAYS_OUT}",
+        samples_per_step=_samples_per_step(trainer),
+        unknown=None if limits else _NO_END,
     )
+
+
+def manual_run_lengths(trainer: Trainer, batches_per_step: Mapping[str, Fraction]) -> dict[str, RunLength]:
+    """The length of the run under manual optimisation, for each optimiser in its own steps.
+
+    ``max_steps`` counts the steps of all optimisers together there, and ends the run after the batch that reaches it.
+    An optimiser's steps are the batches by ``batches_per_step``, a begun step counted as a whole one: so a phase that
+    lasts all epochs ends within the run.
+
+    Args:
+        trainer: The Trainer that is about to fit.
+        batches_per_step: Name of an optimiser -> how many batches one of its steps takes.
+    """
+    max_steps = trainer.max_steps if trainer.max_steps != -1 else None
+    max_epochs = trainer.max_epochs if trainer.max_epochs not in (-1, None) else None
+    per_epoch = _batches_per_epoch(trainer)
+    unknown = None
+    if 0 in (max_steps, max_epochs):
+        unknown = _NOTHING
+    elif per_epoch == 0:
+        unknown = _NO_BATCHES
+    elif per_epoch is None and not max_steps:
+        unknown = _NO_LENGTH
+    elif max_steps is None and max_epochs is None:
+        unknown = _NO_END
+    batches = None
+    if unknown is None:
+        limits = [] if max_steps is None else [_batches_of(max_steps, batches_per_step)]
+        limits += [] if max_epochs is None or per_epoch is None else [max_epochs * per_epoch]
+        batches = min(limits)
+    return {
+        name: RunLength(
+            total_steps=None if batches is None else math.ceil(batches / each),
+            steps_per_epoch=per_epoch / each if per_epoch else None,
+            batches_per_step=each,
+            unknown=unknown,
+        )
+        for name, each in batches_per_step.items()
+    }
+
+
+def _batches_of(steps: int, batches_per_step: Mapping[str, Fraction]) -> int:
+    """After how many batches all optimisers together have made so many steps."""
+    each = batches_per_step.values()
+    batches = max(math.floor((steps - len(each)) / sum(1 / one for one in each)), 1)
+    while sum(math.ceil(batches / one) for one in each) < steps:
+        batches += 1
+    return batches
 
 
 def _batches_per_epoch(trainer: Trainer) -> int | None:
@@ -99,3 +157,21 @@ def _accumulation(trainer: Trainer, epoch: int) -> int:
 def _constant_accumulation(trainer: Trainer) -> int | None:
     windows = set(_scheduling(trainer).values())
     return windows.pop() if len(windows) == 1 else None
+
+
+def samples_per_batch(trainer: Trainer) -> int | None:
+    """Samples of a batch over all devices that have batches of their own; ``None`` where the loader does not say."""
+    if trainer.train_dataloader is None:
+        return None
+    loader: Any = trainer.train_dataloader
+    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    if not isinstance(size, int):
+        return None
+    sampling: Any = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
+    return size * int(sampling.get("num_replicas", trainer.world_size))
+
+
+def _samples_per_step(trainer: Trainer) -> int | None:
+    """Samples of an optimiser step, where every step has as many batches."""
+    batch, batches = samples_per_batch(trainer), _constant_accumulation(trainer)
+    return None if batch is None or batches is None else batch * batches
