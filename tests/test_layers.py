@@ -58,6 +58,8 @@ LAYERS = [
         "optimizers.unhooked",
         "optimizers.decoupled",
         "optimizers.recipe",
+        "optimizers.stand_ins",
+        "optimizers.sharded",
         "optimizers.implementation",
         "optimizers.composite",
         "optimizer_mode",

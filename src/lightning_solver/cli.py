@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from types import MethodType
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn, Optional, Union
 
 from jsonargparse import Namespace, class_from_function, get_loader  # type: ignore[attr-defined]
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -20,6 +20,8 @@ from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.files import blocks
 from lightning_solver.mixin import SolverMixin
 from lightning_solver.plain import field_hints
+from lightning_solver.plan import Plan
+from lightning_solver.several import ALONE, read_solver
 from lightning_solver.spec import SolverSpec
 
 _TRAINING = ("fit", "plan")
@@ -42,9 +44,11 @@ class SolverParser(LightningArgumentParser):
 class SolverCLI(LightningCLI):
     """A ``LightningCLI`` for modules with :class:`SolverMixin`.
 
-    The block is the module's own argument ``solver``, or a top-level key ``solver:`` for any module with the mixin. The
-    subcommand ``plan`` prints and draws what ``fit`` would do, from the same YAML and the same code, without training.
-    When ``fit --ckpt_path`` resumes, the solver of the command line and YAML is followed, not the checkpoint's.
+    The block is the module's own argument ``solver``, or a top-level key ``solver:`` for any module with the mixin;
+    several blocks by the names of submodules, for several optimisers, are an argument annotated as
+    ``dict[str, SolverSpec]``, or the same key. The subcommand ``plan`` prints and draws what ``fit`` would do, from the
+    same YAML and the same code, without training. When ``fit --ckpt_path`` resumes, the solver of the command line and
+    YAML is followed, not the checkpoint's.
 
     Takes the arguments of ``LightningCLI``; ``auto_configure_optimizers`` is always off and ``parser_class``, if given,
     derives from :class:`SolverParser`.
@@ -89,7 +93,8 @@ class SolverCLI(LightningCLI):
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Lightning's, and the top-level key ``solver``."""
         super().add_default_arguments_to_parser(parser)
-        parser.add_argument("--solver", type=Optional[SolverSpec], default=None, help="How the model is trained.")
+        kinds = Optional[Union[dict[str, SolverSpec], SolverSpec]]
+        parser.add_argument("--solver", type=kinds, default=None, help="How the model is trained.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, then check the solver block with its path at hand."""
@@ -102,7 +107,7 @@ class SolverCLI(LightningCLI):
         for key, block in self._solvers.items():
             if not isinstance(block, SolverSpec):
                 try:
-                    SolverSpec.from_dict(_as_plain(block), key)
+                    read_solver(_as_plain(block), key)
                 except SolverError as error:
                     parser.error(str(error))
 
@@ -143,11 +148,23 @@ class SolverCLI(LightningCLI):
 
     def explain(self, message: str) -> str:
         """A parser's message as that of a :class:`SolverError`, where it is about something that can be looked up."""
-        for key, block in (*_override_in(message), *self._blocks_in_files()):
+        named = list(_named_overrides(self._given))
+        shallow = [(key, {path[0]: {path[1]: value}}) for key, path, value in named if len(path) == 2]
+        several = ""
+        for key, block in (*(_override_in(message) if not named else shallow), *self._blocks_in_files()):
             try:
-                SolverSpec.from_dict(block, key)
+                several = several if isinstance(read_solver(block, key), SolverSpec) else key
             except SolverError as error:
                 return str(error)
+        for key, path, value in named:
+            if len(path) > 2 and f'"{key}"' in message:
+                what = "lies too deep to be given for one of several optimisers on the command line"
+                do = f"give {key}.{path[0]}.{path[1]} as a whole, or write it in the YAML"
+                return str(SolverError(".".join([key, *path]), what, got=repr(value), do=do))
+        if several not in ("", ALONE) and not named and f'"{several}"' in message and "dict[str, " not in message:
+            what = "names several optimisers, but the module's argument takes one solver"
+            do = "annotate it as solver: dict[str, SolverSpec], or write the block as the top-level key solver:"
+            return str(SolverError(several, what, do=do))
         found = re.search(
             r"[Oo]ption '([\w.]+)' is not accepted|does not accept (?:option|nested key) '([\w.]+)'", message
         )
@@ -168,8 +185,9 @@ class SolverCLI(LightningCLI):
     def _with_path(self, error: SolverError) -> SolverError:
         """An error of the plan with the path of the block in front."""
         head = re.split(r"[.\[]", error.where)[0]
-        key = next(iter(self._solvers), "solver")
-        return error.moved(head, f"{key}.{head}") if head in field_hints(SolverSpec) else error
+        key, block = next(iter(self._solvers.items()), ("solver", None))
+        known = [*field_hints(SolverSpec), *(block if isinstance(block, Mapping) else ())]
+        return error.moved(head, f"{key}.{head}") if head in known else error
 
     def _section(self) -> Namespace:
         """The part of the configuration that belongs to the chosen subcommand."""
@@ -215,7 +233,8 @@ def plan(
         model: The module.
         train_dataloaders: Its train loader.
         datamodule: Its data module.
-        output: Picture to draw the curves into, counted from the Trainer's default_root_dir; null for none.
+        output: Picture to draw the curves into, counted from the Trainer's default_root_dir; null for none. Of several
+            optimisers each has its own, with its name before the ending.
         parameters: Whether to list every parameter, and what set each of its options.
         chart: Whether to draw the curves as text too; by default in a terminal.
     """
@@ -224,18 +243,29 @@ def plan(
         raise SolverError("model", f"{type(model).__name__} has no SolverMixin and so no plan", do=do)
     self.callbacks.append(_StopBeforeTraining())  # type: ignore[attr-defined]
     self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
-    made = model.solver_plan
-    if made is None or not self.is_global_zero:
+    if not self.is_global_zero:
         return
+    several = list(model.solver_plans) != [ALONE]
+    for name, made in model.solver_plans.items():
+        if several:
+            print(f"{name}\n{'=' * len(name)}")
+        path = output if output is None or not several else str(Path(output).with_stem(f"{Path(output).stem}_{name}"))
+        _show(made, parameters, chart, None if path is None else Path(self.default_root_dir) / path)
+        if several:
+            print()
+
+
+def _show(made: Plan, parameters: bool, chart: bool | None, picture: Path | None) -> None:
+    """Print a plan and draw it."""
     print(made.table(parameters=parameters))
     if (sys.stdout.isatty() if chart is None else chart) and made.curves and made.run.total_steps is not None:
         print(f"\n{made.chart()}")
-    if output is None:
+    if picture is None:
         return
     if made.run.total_steps is None:
         print("\nno picture: the length of the run is not known")
         return
-    print(f"\npicture: {made.draw(Path(self.default_root_dir) / output).resolve()}")
+    print(f"\npicture: {made.draw(picture).resolve()}")
 
 
 class _StopBeforeTraining(Callback):
@@ -261,8 +291,16 @@ def _override_in(message: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield found[1], block
 
 
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, (Mapping, Namespace))
+def _named_overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str], Any]]:
+    """What arguments such as ``--solver.generator.lr=0.1`` give to one of several optimisers: key, path, value."""
+    for i, argument in enumerate(given):
+        name, equals, text = argument.partition("=")
+        found = re.fullmatch(r"--((?:model\.(?:init_args\.)?)?solver)\.([\w.]+)", name)
+        if found is None or found[2].split(".")[0] in field_hints(SolverSpec) or "." not in found[2]:
+            continue
+        if not equals:
+            text = given[i + 1] if i + 1 < len(given) else ""
+        yield found[1], found[2].split("."), get_loader("yaml")(text)
 
 
 def _as_plain(value: Any) -> Any:

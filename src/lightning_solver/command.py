@@ -71,19 +71,21 @@ def _plan(arguments: argparse.Namespace) -> int:
         SolverCLI(args=["plan", "--config", arguments.config, *arguments.further], seed_everything_default=False)
         return 0
     from lightning_solver.chart import chart
-    from lightning_solver.files import stored
+    from lightning_solver.files import stored_parts
+    from lightning_solver.several import ALONE
 
     if arguments.further:
         got = " ".join(arguments.further)
         raise SolverError("plan", "takes nothing else beside --total-steps", got=got, do="leave it out")
-    spec, run = stored(arguments.config).spec, _run_length(arguments)
-    for title, one, option in _scheduled(spec):
-        own = one.own_value(option) if arguments.base is None else arguments.base
-        base = float(own) if isinstance(own, (int, float)) else 1.0
-        head = (
-            title if own is not None else f"{title}, as a factor of the base value (of a base value of 1: see --base)"
-        )
-        print(f"{chart({option: one.curve(option, [base], run=run)[:, 0]}, title=head)}\n")
+    run = _run_length(arguments)
+    for name, found in stored_parts(arguments.config).items():
+        for title, one, option in _scheduled(found.spec):
+            own = one.own_value(option) if arguments.base is None else arguments.base
+            base = float(own) if isinstance(own, (int, float)) else 1.0
+            head = title if name == ALONE else f"{name}: {title}"
+            if own is None:
+                head += ", as a factor of the base value (of a base value of 1: see --base)"
+            print(f"{chart({option: one.curve(option, [base], run=run)[:, 0]}, title=head)}\n")
     return 0
 
 
@@ -101,7 +103,7 @@ def _add_run(parser: argparse.ArgumentParser, default: int | None = None) -> Non
         "--total-steps",
         type=int,
         default=default,
-        help=f"optimiser steps of the run{f' (by default {default})' if default else ''}",
+        help=f"optimiser steps of the run (of each optimiser){f', by default {default}' if default else ''}",
     )
     parser.add_argument("--steps-per-epoch", type=float, help="optimiser steps of an epoch")
     parser.add_argument("--base", type=float, help="base value of the group that is shown, where the block has none")
@@ -180,10 +182,11 @@ def _add_diff(commands: Any) -> tuple[str, Any]:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from lightning_solver.comparison import compare
-    from lightning_solver.files import stored
+    from lightning_solver.comparison import compare_parts
+    from lightning_solver.files import stored_parts
 
-    differ, text = compare(stored(arguments.a), stored(arguments.b), _run_length(arguments), arguments.base)
+    a, b = stored_parts(arguments.a), stored_parts(arguments.b)
+    differ, text = compare_parts(a, b, _run_length(arguments), arguments.base)
     print(text)
     return int(differ)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -37,6 +37,36 @@ def compare(a: Stored, b: Stored, run: RunLength, base: float | None = None) -> 
     curves = [_curves(option, a, b, run, base) for option in dict.fromkeys([*a.spec.schedules, *b.spec.schedules])]
     parts += [text for _, text in curves if text]
     differ = bool(settings or groups or any(found for found, _ in curves))
+    return differ, "\n\n".join(parts if differ else ["no difference"])
+
+
+def compare_parts(
+    a: Mapping[str, Stored], b: Mapping[str, Stored], run: RunLength, base: float | None = None
+) -> tuple[bool, str]:
+    """Whether two files differ that may hold several optimisers each, and how.
+
+    Args:
+        a: The one: what it says of each optimiser, by name.
+        b: The other.
+        run: The run over which curves are compared, in the steps of each optimiser.
+        base: As for :func:`compare`.
+
+    Returns:
+        Whether something differs; and what to print.
+    """
+    names = list(dict.fromkeys([*a, *b]))
+    if len(names) == 1:
+        return compare(a[names[0]], b[names[0]], run, base)
+    differ, parts = False, []
+    for name in names:
+        if name not in a or name not in b:
+            parts.append(f"{name}: only in {'a' if name in a else 'b'}")
+            differ = True
+            continue
+        found, text = compare(a[name], b[name], run, base)
+        differ = differ or found
+        if found:
+            parts.append(f"{name}\n{text}")
     return differ, "\n\n".join(parts if differ else ["no difference"])
 
 

@@ -55,6 +55,8 @@ def _draw_option(axis: Any, plan: Plan, option: str, steps: np.ndarray[Any, Any]
     values = plan.curve_of(option).over(steps)
     lines: dict[bytes, list[int]] = {}
     for i in range(values.shape[1]):
+        if np.isnan(values[:, i]).all():
+            continue  # its optimiser has no such option
         lines.setdefault(values[:, i].tobytes(), []).append(i)
     shown = list(lines.values())[:_MOST_LINES]
     stairs = len(steps) <= 60
@@ -67,7 +69,7 @@ def _draw_option(axis: Any, plan: Plan, option: str, steps: np.ndarray[Any, Any]
     if len(lines) > len(shown):
         axis.plot([], [], " ", label=f"... and {len(lines) - len(shown)} more")
     axis.set_ylabel(option)
-    low, high = min(float(values.min()), 0.0), float(values.max())
+    low, high = min(float(np.nanmin(values)), 0.0), float(np.nanmax(values))
     margin = 0.04 * ((high - low) or 1.0)
     axis.set_ylim(low - margin, high + margin)
     axis.grid(alpha=0.3)

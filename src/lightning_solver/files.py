@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.plain import thaw
+from lightning_solver.several import ALONE, CHECKPOINT_KEY, Solver, by_name, read_solver
 from lightning_solver.spec import SolverSpec
 
 _BLOCKS = ("solver", "model.solver", "model.init_args.solver")
@@ -53,10 +54,29 @@ def names_a_module(path: str) -> bool:
 
 
 def stored(path: str) -> Stored:
+    """Read a file with one solver; see :func:`stored_parts`.
+
+    Args:
+        path: Path of the file, such as ``solver.yaml``, ``last.ckpt`` or ``mmengine:config.py``.
+
+    Raises:
+        SolverError: No such file, no solver in it, several, or one that makes no sense.
+    """
+    found = stored_parts(path)
+    if set(found) != {ALONE}:
+        do = "read them by stored_parts"
+        raise SolverError(path, "holds several solvers", got=", ".join(found), do=do)
+    return found[ALONE]
+
+
+def stored_parts(path: str) -> dict[str, Stored]:
     """Read a file: a block, a configuration with one, or a checkpoint; ``PEER:FILE`` is a config of another system.
 
     Args:
         path: Path of the file, such as ``solver.yaml``, ``last.ckpt`` or ``mmengine:config.py``.
+
+    Returns:
+        What it says of each optimiser by name; a single one is called ``solver``.
 
     Raises:
         SolverError: No such file, no solver in it, or one that makes no sense.
@@ -64,12 +84,13 @@ def stored(path: str) -> Stored:
     peer, colon, rest = path.partition(":")
     if colon and not Path(path).exists():
         imported = importer(peer)(Path(rest))
-        return Stored(path, imported.spec, notes=imported.notes)
+        return {ALONE: Stored(path, imported.spec, notes=imported.notes)}
     if not Path(path).is_file():
         do = "give a YAML or JSON file, a checkpoint, or peer:file for a config of another system"
         raise SolverError(path, "is not a file", do=do)
     if Path(path).suffix in (".yaml", ".yml", ".json"):
-        return Stored(path, _spec_in(_loaded(path), path))
+        found = by_name(_solver_in(_loaded(path), path))
+        return {name: Stored(_label(path, name, found), spec) for name, spec in found.items()}
     if Path(path).suffix == ".py":
         raise SolverError(path, "is a Python config of another system", do=f"write PEER:{path}, as in mmengine:{path}")
     return _checkpoint(path)
@@ -100,18 +121,22 @@ def _loaded(path: str) -> Any:
         raise SolverError(path, f"cannot be read: {error}", do="mend it") from error
 
 
-def _spec_in(data: Any, path: str) -> SolverSpec:
+def _label(path: str, name: str, all_of_them: Any) -> str:
+    return path if list(all_of_them) == [ALONE] else f"{path} ({name})"
+
+
+def _solver_in(data: Any, path: str) -> Solver:
     if not isinstance(data, Mapping):
         raise SolverError(path, "holds no mapping", got=repr(data)[:80], do="give a solver block")
     sections = [data, *(data[name] for name in ("fit", "plan") if isinstance(data.get(name), Mapping))]
     for key, block in (found for section in sections for found in blocks(section)):
-        return SolverSpec.from_dict(block, key)
+        return read_solver(block, key)
     if "model" in data or "trainer" in data:
         raise SolverError(path, "has no solver block", got=f"keys {', '.join(map(str, data))}", do="add solver:")
-    return SolverSpec.from_dict(data, "solver")
+    return read_solver(data)
 
 
-def _checkpoint(path: str) -> Stored:
+def _checkpoint(path: str) -> dict[str, Stored]:
     import torch
 
     try:
@@ -120,11 +145,21 @@ def _checkpoint(path: str) -> Stored:
         do = "give a YAML or JSON file, or a checkpoint that loads with weights_only=True"
         raise SolverError(path, f"cannot be read: {type(error).__name__}", do=do) from error
     states = data.get("lr_schedulers") if isinstance(data, Mapping) else None
-    if not states or "spec" not in states[0]:
+    names = data.get(CHECKPOINT_KEY, {}).get("names", [ALONE]) if isinstance(data, Mapping) else []
+    if not states or len(states) < len(names) or any("spec" not in state for state in states[: len(names)]):
         do = "give a checkpoint of a module with SolverMixin"
         raise SolverError(path, "holds no state of a solver", do=do)
-    groups = [group for state in data.get("optimizer_states", []) for group in state["param_groups"]]
-    return Stored(path, SolverSpec.from_dict(states[0]["spec"], "saved spec"), tuple(groups), step=states[0]["step"])
+    optimizers = data.get("optimizer_states", [])
+    if names == [ALONE]:
+        optimizers = [{"param_groups": [group for state in optimizers for group in state["param_groups"]]}]
+    found = {}
+    for i, (name, state) in enumerate(zip(names, states)):
+        groups = tuple(optimizers[i]["param_groups"]) if i < len(optimizers) else ()
+        spec = SolverSpec.from_dict(state["spec"], "saved spec")
+        if name != ALONE and spec.only in ((name,), (f"{name}.*",)):
+            spec = spec.replace(only=None)  # which the name alone says
+        found[name] = Stored(_label(path, name, names), spec, groups, step=state["step"])
+    return found
 
 
 # ------------------------------------------------------------------ writing

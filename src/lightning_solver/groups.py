@@ -117,7 +117,7 @@ def _group_name(settings: Settings, several: bool) -> str:
 
 
 def _clean(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.") or "rule"
 
 
 def _unique(name: str, taken: set[str]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Mapping, MutableMapping
-from types import FrameType
+from collections.abc import Iterator, Mapping
+from types import FrameType, MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule
@@ -14,13 +15,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_solver.callbacks.follow_metrics import FollowMetrics
 from lightning_solver.callbacks.plan_guard import PlanGuard
 from lightning_solver.durations import RunLength
-from lightning_solver.errors import SolverError
+from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
+from lightning_solver.manual import Turn, alone_trainable
 from lightning_solver.optimizers.recipe import resolve_optimizer
+from lightning_solver.parts import Part, batches_per_step, share_out
+from lightning_solver.plain import FrozenDict, field_hints
 from lightning_solver.plan import Plan
 from lightning_solver.real_steps import RealSteps
-from lightning_solver.run_length import trainer_run_length
+from lightning_solver.run_length import manual_run_lengths, trainer_run_length
 from lightning_solver.scheduler import PlanScheduler
+from lightning_solver.several import ALONE, Solver, by_name, read_solver
 from lightning_solver.spec import SolverSpec
 
 if TYPE_CHECKING:
@@ -35,20 +40,25 @@ class SolverMixin(_Base):
     Set ``self.solver`` in ``__init__`` to a :class:`SolverSpec` or its mapping, or leave it to the top-level key
     ``solver:`` of :class:`SolverCLI`.
 
+    Several optimisers, under manual optimisation, are a mapping of names to specifications: a name is that of a
+    submodule (or parameter), whose parameters the optimiser trains unless its ``only`` says otherwise; each trainable
+    parameter belongs to exactly one. Each has its own schedules, counted in its own steps; :meth:`solver_turn` steps
+    one of them.
+
     Attributes:
-        solver: The specification.
-        solver_plan: The plan, once ``configure_optimizers`` has made it.
+        solver: The specification, or specifications by name.
+        solver_plan: The plan, once ``configure_optimizers`` has made it; of a single specification.
+        solver_plans: The plans by name; that of a single specification is called ``solver``.
         solver_lr: The learning rate, for ``Tuner.lr_find(model, attr_name="solver_lr")``.
 
     Raises:
         SolverError: If the mixin does not stand before LightningModule in the list of bases.
     """
 
-    _solver: SolverSpec | None = None
-    _solver_plan: Plan | None = None
-    _solver_scheduler: PlanScheduler | None = None
+    _solver: Solver | None = None
+    _solver_parts: Mapping[str, Part] = MappingProxyType({})
+    _solver_turn: Turn | None = None
     _solver_callbacks: tuple[Callback, ...] = ()
-    _real_steps: RealSteps | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -59,71 +69,174 @@ class SolverMixin(_Base):
             raise SolverError(cls.__name__, what, got=", ".join(base.__name__ for base in cls.__bases__), do=do)
 
     @property
-    def solver(self) -> SolverSpec | None:
-        """The specification; a mapping that is assigned is read as one."""
+    def solver(self) -> Solver | None:
+        """The specification, or specifications by name; a mapping that is assigned is read as such."""
         return self._solver
 
     @solver.setter
     def solver(self, value: Any) -> None:
-        if isinstance(value, Mapping):
-            value = SolverSpec.from_dict(value)
-        elif not (value is None or isinstance(value, SolverSpec)):
+        if not (value is None or isinstance(value, (SolverSpec, Mapping))):
             do = "assign a SolverSpec or its mapping"
             raise SolverError(f"{type(self).__name__}.solver", "is not a SolverSpec", got=repr(value), do=do)
-        self._solver = value
+        self._solver = None if value is None else read_solver(value)
+
+    @property
+    def solver_parts(self) -> Mapping[str, Part]:
+        """The optimisers of the present or the last ``fit`` by name, each with its plan, scheduler and counts."""
+        return self._solver_parts
+
+    @property
+    def solver_plans(self) -> Mapping[str, Plan]:
+        """The plans of the present or the last ``fit`` by name."""
+        return {name: part.plan for name, part in self._solver_parts.items()}
+
+    @property
+    def solver_schedulers(self) -> Mapping[str, PlanScheduler]:
+        """The schedulers of the present or the last ``fit`` by name; ``last_epoch`` is each one's number of steps."""
+        return {name: part.scheduler for name, part in self._solver_parts.items()}
 
     @property
     def solver_plan(self) -> Plan | None:
-        """The plan of the present or the last ``fit``."""
-        return self._solver_plan
+        """The plan of the present or the last ``fit``, where the solver is a single specification."""
+        return self.solver_plans.get(ALONE)
 
     @property
     def solver_scheduler(self) -> PlanScheduler | None:
-        """The scheduler that the plan of the present or the last ``fit`` built."""
-        return self._solver_scheduler
+        """The scheduler that :attr:`solver_plan` built."""
+        return self.solver_schedulers.get(ALONE)
 
     @property
     def solver_lr(self) -> float:
         """The optimiser's learning rate; setting it moves every group, ratios kept."""
-        spec = self._given_solver()
-        if self._solver_plan is not None:
-            return float(self._solver_plan.recipe.defaults["lr"])
+        spec = self._single_solver()
+        if self.solver_plan is not None:
+            return float(self.solver_plan.recipe.defaults["lr"])
         if spec.optimizer is None:
             raise AttributeError("a solver without an optimiser has no learning rate")
         return float(resolve_optimizer(spec.optimizer, spec.lr).defaults["lr"])
 
     @solver_lr.setter
     def solver_lr(self, value: float) -> None:
-        self._solver = self._given_solver().replace(lr=float(value))
-        if self._solver_plan is not None:
-            self.plan_anew(self._solver_plan.run)
+        self._solver = self._single_solver().replace(lr=float(value))
+        if self.solver_plan is not None:
+            self.plan_anew({ALONE: self.solver_plan.run})
 
-    def plan_anew(self, run: RunLength) -> None:
-        """Go on in mid-run by the present specification and another length of the run.
+    def plan_anew(self, runs: Mapping[str, RunLength]) -> None:
+        """Go on in mid-run by the present specifications and another length of the run.
 
         Args:
-            run: The length of the run.
+            runs: Name of an optimiser -> the length of the run in its steps; ``solver`` for a single specification.
         """
-        if self._solver_scheduler is not None:
-            self._solver_plan = self._solver_spec_for_run().plan(self, run=run)
-            self._solver_scheduler.follow(self._solver_plan)
+        if self._solver_parts:
+            for name, plan in self._make_plans(runs).items():
+                part = self._solver_parts[name]
+                part.plan = plan
+                part.scheduler.follow(plan)
 
-    def configure_optimizers(self) -> Any:
-        """The optimiser and the scheduler that the specification says, for the run that is about to start.
+    def run_lengths(self) -> dict[str, RunLength]:
+        """The length of the run that the Trainer is about to make or makes, in the steps of each optimiser.
 
         Raises:
-            SolverError: Whatever is wrong with the specification, the model or the length of the run.
+            SolverError: ``batches_per_step`` under automatic optimisation.
         """
-        spec = self._solver_spec_for_run()
-        plan = spec.plan(self, run=trainer_run_length(self.trainer))
-        if plan.notes:
-            report("notes on the plan:", plan.notes)
-        optimizer, scheduler = plan.build()
-        self._solver_plan, self._solver_scheduler = plan, scheduler
-        self._real_steps = RealSteps(optimizer)
-        optimizer.register_step_pre_hook(self._before_optimizer_step)
+        specs = by_name(self._given_solver())
+        if not self.automatic_optimization:
+            return manual_run_lengths(self.trainer, {name: batches_per_step(spec) for name, spec in specs.items()})
+        for spec in specs.values():
+            if spec.batches_per_step is not None:
+                what = "is for manual optimisation, and this module is under automatic optimisation"
+                do = "use the Trainer's accumulate_grad_batches, or set self.automatic_optimization = False"
+                raise SolverError("batches_per_step", what, got=str(spec.batches_per_step), do=do)
+        return {name: trainer_run_length(self.trainer) for name in specs}
+
+    def configure_optimizers(self) -> Any:
+        """The optimisers and schedulers that the specifications say, for the run that is about to start.
+
+        Raises:
+            SolverError: Whatever is wrong with a specification, the model or the length of the run.
+        """
+        single = isinstance(self._given_solver(), SolverSpec)
+        if self.automatic_optimization and not single:
+            name = type(self).__name__
+            what = "several optimisers need manual optimisation, and this module is under automatic optimisation"
+            do = "set self.automatic_optimization = False in __init__ and use self.solver_turn(name) in training_step"
+            raise SolverError(f"{name}.solver", what, got=", ".join(by_name(self._given_solver())), do=do)
+        earlier = {name: part.scheduler.last_epoch for name, part in self._solver_parts.items()}
+        parts = {}
+        for name, plan in self._make_plans(self.run_lengths()).items():
+            if plan.notes:
+                report("notes on the plan:" if single else f"notes on the plan of {name}:", plan.notes)
+            optimizer, scheduler = plan.build()
+            before = earlier.get(name, 0) if self.trainer.global_step > 0 else 0
+            parts[name] = Part(name, plan, optimizer, scheduler, RealSteps(optimizer), earlier=before)
+            optimizer.register_step_pre_hook(self._before_optimizer_step)
+        self._solver_parts = MappingProxyType(parts)
         # The name is the prefix under which Lightning's LearningRateMonitor logs the groups.
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+        made = [
+            {
+                "optimizer": part.optimizer,
+                "lr_scheduler": {
+                    "scheduler": part.scheduler,
+                    "interval": "step",
+                    "name": "lr" if single else f"lr/{part.name}",
+                },
+            }
+            for part in parts.values()
+        ]
+        return made[0] if single else made
+
+    @contextlib.contextmanager
+    def solver_turn(
+        self,
+        name: str | None = None,
+        *,
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> Iterator[Turn]:
+        """One optimiser's turn under manual optimisation: compute its loss within, and hand it to ``turn.step``.
+
+        Within it no parameter of another optimiser requires a gradient: what others make is detached by itself, and
+        nothing is left behind in their gradients. ``turn.step(loss)`` does backward, accumulation, clipping, the step,
+        and moves the schedules of this optimiser after a real step only.
+
+        Under DDP each backward pass reaches the parameters of one optimiser only: give the Trainer
+        ``strategy="ddp_find_unused_parameters_true"``, and not ``static_graph=True``. Under FSDP2, which does not see that
+        a parameter requires no gradient for a while, the gradients of the others are computed and dropped: detach what
+        they make yourself where that saves time.
+
+        A window of ``accumulate`` batches goes on into the next epoch. A checkpoint does not hold the gradients that
+        were gathered so far: a run that is resumed in mid-window begins a new window, and says so.
+
+        Args:
+            name: Whose turn it is; may be left out where there is one optimiser.
+            accumulate: Batches (calls of ``turn.step``) whose gradients are averaged for one step. The plan must know:
+                ``batches_per_step`` of the specification.
+            clip_norm: Greatest norm of all gradients of this optimiser together.
+            clip_value: Greatest absolute value of each number in a gradient.
+
+        Yields:
+            The turn: ``turn.step(loss)`` returns whether a real step was made, ``turn.steps`` counts them.
+
+        Raises:
+            SolverError: No optimiser of this name, automatic optimisation, or a turn within a turn.
+
+        Example:
+            >>> def training_step(self, images, batch_idx):
+            ...     with self.solver_turn("discriminator") as turn:
+            ...         turn.step(self.discriminator_loss(images))
+            ...     with self.solver_turn("generator") as turn:
+            ...         turn.step(self.generator_loss(len(images)))
+        """
+        part = self._part(name)
+        turn = Turn(self, part, accumulate=accumulate, clip_norm=clip_norm, clip_value=clip_value)
+        self._solver_turn = turn
+        try:
+            with alone_trainable(part, self._solver_parts.values()):
+                yield turn
+        finally:
+            self._solver_turn = None
+            turn.close()
 
     def configure_callbacks(self) -> list[Callback]:
         """The callbacks that the specification asks for, the same instances at every ``fit`` and ``test``.
@@ -145,9 +258,10 @@ class SolverMixin(_Base):
 
     def lr_scheduler_step(self, scheduler: LRScheduler, metric: Any | None) -> None:
         """Moves the schedule on after a real optimiser step only."""
-        if scheduler is not self._solver_scheduler:
+        part = self._solver_parts.get(ALONE)
+        if part is None or scheduler is not part.scheduler:
             super().lr_scheduler_step(scheduler, metric)
-        elif self._real_steps is not None and self._real_steps.take():
+        elif part.real_steps.take():
             scheduler.step()
 
     def save_hyperparameters(
@@ -169,42 +283,83 @@ class SolverMixin(_Base):
 
     # ------------------------------------------------------------------ not for users
 
-    def _given_solver(self) -> SolverSpec:
+    def _given_solver(self) -> Solver:
         if self._solver is None:
             do = "set self.solver = SolverSpec(...) in __init__, or give solver: in the YAML of SolverCLI"
             raise SolverError(f"{type(self).__name__}.solver", "is not set", got="None", do=do)
         return self._solver
 
-    def _solver_spec_for_run(self) -> SolverSpec:
-        """The spec; for ``fast_dev_run`` with phases allowed to reach beyond its few batches."""
-        spec = self._given_solver()
-        return spec.replace(beyond_run="allow") if getattr(self.trainer, "fast_dev_run", False) else spec
+    def _single_solver(self) -> SolverSpec:
+        solver = self._given_solver()
+        if not isinstance(solver, SolverSpec):
+            raise AttributeError(f"several optimisers have no one learning rate: {', '.join(solver)}")
+        return solver
+
+    def _make_plans(self, runs: Mapping[str, RunLength]) -> dict[str, Plan]:
+        """The plans for a run; for ``fast_dev_run`` with phases allowed to reach beyond its few batches."""
+        solver = self._given_solver()
+        specs = by_name(solver)
+        if not isinstance(solver, SolverSpec):
+            specs = share_out(specs, self)
+        if getattr(self.trainer, "fast_dev_run", False):
+            specs = {name: spec.replace(beyond_run="allow") for name, spec in specs.items()}
+        plans = {}
+        for name, spec in specs.items():
+            try:
+                plans[name] = spec.plan(self, run=runs[name])
+            except SolverError as error:
+                head = error.where.partition(".")[0].partition("[")[0]
+                if isinstance(solver, SolverSpec) or head not in field_hints(SolverSpec):
+                    raise
+                raise error.moved(head, f"{name}.{head}") from error
+        return plans
+
+    def _part(self, name: str | None) -> Part:
+        """The optimiser of a name, ready for its turn."""
+        where, parts = "solver_turn", self._solver_parts
+        if self.automatic_optimization:
+            do = "set self.automatic_optimization = False in __init__"
+            raise SolverError(where, "is for manual optimisation", got="automatic optimisation", do=do)
+        if not parts:
+            do = "call it in training_step, and leave configure_optimizers to SolverMixin"
+            raise SolverError(where, "there are no optimisers of the solver", do=do)
+        if self._solver_turn is not None:
+            raise SolverError(where, "turns cannot lie within each other", got=repr(name), do="close the first one")
+        if name is None and len(parts) == 1:
+            return next(iter(parts.values()))
+        if name is None:
+            raise SolverError(where, "whose turn is it?", got="no name", do=f"give one of {', '.join(parts)}")
+        if name not in parts:
+            do = suggestion(name, parts, "optimisers")
+            raise SolverError(where, "there is no optimiser of this name", got=repr(name), do=do)
+        return parts[name]
 
     def _before_optimizer_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keeps the ratios between groups while Lightning's learning-rate finder is at work, and after it."""
-        scheduler, plan = self._solver_scheduler, self._solver_plan
-        if scheduler is None or plan is None or self._trainer is None:
+        part = next((part for part in self._solver_parts.values() if part.optimizer is optimizer), None)
+        if part is None or self._trainer is None:
             return
-        active: Any = self.trainer.lr_scheduler_configs[0].scheduler if self.trainer.lr_scheduler_configs else None
-        if active is scheduler:
-            if scheduler.stale:
-                scheduler.apply()
-        elif active is not None and type(active).__module__ == "lightning.pytorch.tuner.lr_finder":
-            main = float(plan.recipe.defaults["lr"]) or 1.0
-            (tried, *_) = active.get_last_lr()
-            for group, base in zip(optimizer.param_groups, scheduler.base_lrs):
+        active: list[Any] = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        if any(scheduler is part.scheduler for scheduler in active):
+            if part.scheduler.stale:
+                part.scheduler.apply()
+        elif active and type(active[0]).__module__ == "lightning.pytorch.tuner.lr_finder":
+            main = float(part.plan.recipe.defaults["lr"]) or 1.0
+            (tried, *_) = active[0].get_last_lr()
+            for group, base in zip(optimizer.param_groups, part.scheduler.base_lrs):
                 group["lr"] = float(tried) * base / main
 
 
-_OF_A_RUN = frozenset({"_solver_plan", "_solver_scheduler", "_solver_callbacks", "_real_steps"})
+_OF_A_RUN = frozenset({"_solver_parts", "_solver_turn", "_solver_callbacks"})
 
 
 def _plain(value: Any) -> Any:
     """Hyper-parameters with every specification in them as a mapping."""
     if isinstance(value, SolverSpec):
         return value.to_dict()
-    if isinstance(value, MutableMapping):
-        return type(value)({key: _plain(inner) for key, inner in value.items()})  # type: ignore[call-arg]
+    if isinstance(value, Mapping):
+        kind: Any = dict if isinstance(value, FrozenDict) else type(value)
+        return kind({key: _plain(inner) for key, inner in value.items()})
     if isinstance(value, (list, tuple)) and any(isinstance(inner, (SolverSpec, Mapping)) for inner in value):
         return [_plain(inner) for inner in value]
     return value

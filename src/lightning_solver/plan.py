@@ -44,7 +44,7 @@ from lightning_solver.optimizers.recipe import Recipe, Slot
 from lightning_solver.plain import FrozenDict
 from lightning_solver.rule import Rule
 from lightning_solver.rules.cascade import Cascade, Member, Settings
-from lightning_solver.rules.depth import Depths, find_depths
+from lightning_solver.rules.depth import Depths, check_how, find_depths
 from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
 from lightning_solver.rules.selection import Selection, Source
 from lightning_solver.schedules.base import Curve, Floats
@@ -155,7 +155,8 @@ class Plan:
             name = member.recipe.cls.__name__.lower()
             name = name if name not in optimizers else f"{name}_{len(optimizers) + 1}"
             how = self.implementations[member]
-            refuse_sharded(member.recipe, [tensor for made in own for tensor in made["params"]], member.where)
+            tensors = [tensor for made in own for tensor in made["params"]]
+            refuse_sharded(member.recipe, tensors, member.where, extra=how.args)
             optimizers[name] = member.recipe.build(own, how.args)
             if how.name == "fused":
                 keep_layout(optimizers[name])
@@ -203,7 +204,12 @@ class Plan:
         names = [group.name for group in self.groups]
         curves = {option: self.curve(option) for option in self.curves}
         drawings = [
-            chart(dict(zip(names, values.T)), title=option, width=width, height=height)
+            chart(
+                {name: series for name, series in zip(names, values.T) if not np.isnan(series).any()},
+                title=option,
+                width=width,
+                height=height,
+            )
             for option, values in curves.items()
         ]
         return "\n\n".join(drawings)
@@ -230,7 +236,7 @@ def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Let the garbage collector wait: to look for garbage among the many small objects of a plan takes a fifth of it."""
+    """Let the garbage collector wait: looking for garbage among the small objects of a plan takes a fifth of it."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -253,6 +259,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     if spec.default_rules and any(member.recipe.defaults.get("weight_decay") for member in members):
         sources.insert(0, Source(DEFAULT_RULE, "default_rules"))
         chooses = {index + 1: member for index, member in chooses.items()}
+    check_how(spec.depth)
     inventory = take_inventory(module)
     ours, left_out = _share(spec, inventory)
     trainable = [parameter for parameter in ours if parameter.tensor.requires_grad]
@@ -341,8 +348,9 @@ def _share(spec: SolverSpec, inventory: Sequence[Parameter]) -> tuple[list[Param
     return ours, left_out
 
 
-def _in_steps(run: RunLength, duration: int | str, where: str) -> Fraction:
-    return Duration.parse(duration, where).resolve(run, where)
+def _in_steps(run: RunLength, duration: int | str, where: str, times: int) -> Fraction:
+    once = Duration.parse(duration, where)
+    return Duration(tuple((value * times, unit) for value, unit in once.terms)).resolve(run, where)
 
 
 def _slot_of_some(option: str, members: Sequence[Member], source: Source) -> None:
@@ -361,10 +369,29 @@ def _try(groups: Sequence[Group], settings: Mapping[int, Settings]) -> None:
     """Let the optimisers' classes check the options of every group, and the shapes of every parameter."""
     by_member: dict[int, list[Group]] = {}
     for group in groups:
-        group.member.recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
         by_member.setdefault(id(group.member), []).append(group)
     for inner in by_member.values():
-        inner[0].member.recipe.try_groups([(group.options, group.tensors) for group in inner])
+        recipe = inner[0].member.recipe
+        for group in _extremes(inner):
+            recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
+        recipe.try_groups([(group.options, group.tensors) for group in inner])
+
+
+def _extremes(groups: Sequence[Group]) -> list[Group]:
+    """Of groups that differ in ``lr`` and ``weight_decay`` alone, those with the least and the greatest of both."""
+    alike: dict[Any, list[Group]] = {}
+    for group in groups:
+        rest = FrozenDict({key: value for key, value in group.options.items() if key not in ("lr", "weight_decay")})
+        alike.setdefault(rest, []).append(group)
+    found: dict[str, Group] = {}
+    for inner in alike.values():
+        for option in ("lr", "weight_decay"):
+            if option in inner[0].options:
+                ordered = sorted(inner, key=lambda group: float(group.options[option]))
+                found.update({group.name: group for group in (ordered[0], ordered[-1])})
+            else:
+                found[inner[0].name] = inner[0]
+    return list(found.values())
 
 
 def _by_name(trained: Sequence[Parameter], groups: Sequence[Group]) -> Mapping[str, Mapping[str, Any]]:
@@ -493,8 +520,9 @@ def _note_idle(
     for parameter, names in zip(inventory, matched):
         found = {index for indices in names for index in indices}
         reached |= found
-        if parameter.tensor.requires_grad:
-            trained |= found
+        own = settings.get(id(parameter.tensor))
+        if own is not None:
+            trained |= found if own.frozen is not True else {i for i in found if sources[i] is own.frozen_by}
     acting = {id(source) for known in {id(s): s for s in settings.values()}.values() for source in known.acting()}
     for index in sorted(reached):
         source = sources[index]

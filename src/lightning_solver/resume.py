@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
+from lightning_solver.optimizers.composite import CompositeOptimizer
 
 _KEY = "lightning_solver"
 _BOOKKEEPING = frozenset({"params", "param_names", "name", "initial_lr"})
@@ -34,7 +35,7 @@ def carry_state_by_name(optimizer: Optimizer, settings: Callable[[], Settings]) 
     def sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         planned, moved = settings()
         own = [_kept_by_the_class(group, p, moved) for group, p in zip(state_dict["param_groups"], planned)]
-        state_dict[_KEY] = {"class": _class_of(optimizer), "shapes": _shapes(optimizer), "own": own}
+        state_dict[_KEY] = {"classes": _classes(optimizer), "shapes": _shapes(optimizer), "own": own}
         return state_dict
 
     optimizer.register_state_dict_post_hook(sign)
@@ -55,8 +56,11 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b) or (isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and list(a) == list(b))
 
 
-def _class_of(optimizer: Optimizer) -> str:
-    return f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
+def _classes(optimizer: Optimizer) -> list[str]:
+    """For each group, the dotted path of the class that steps it."""
+    if isinstance(optimizer, CompositeOptimizer):
+        return optimizer.group_classes
+    return [f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"] * len(optimizer.param_groups)
 
 
 def _shapes(optimizer: Optimizer) -> dict[str, list[int]]:
@@ -73,9 +77,12 @@ def _carry(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     present = optimizer.state_dict()
     groups = [dict(group) for group in present["param_groups"]]
     signed = state_dict.get(_KEY, {})
-    wrote = signed.get("class", _class_of(optimizer))
-    if wrote != _class_of(optimizer):
-        report(f"the checkpoint was written with {wrote}: {_class_of(optimizer)} starts with fresh state")
+    present_classes = {n: c for group, c in zip(groups, _classes(optimizer)) for n in group["param_names"]}
+    wrote = {n: c for names, c in zip(saved_groups, signed.get("classes", ())) for n in names}
+    moved = {name for name, cls in present_classes.items() if wrote.get(name, cls) != cls}
+    if moved and moved == present_classes.keys():
+        then_classes, now_classes = (" and ".join(dict.fromkeys(of.values())) for of in (wrote, present_classes))
+        report(f"the checkpoint was written with {then_classes}: {now_classes} starts with fresh state")
         return {**state_dict, "state": {}, "param_groups": groups}
     states = {
         name: state_dict["state"][index]
@@ -88,15 +95,16 @@ def _carry(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
     reshaped = [name for name in now if name in known and then.get(name, now[name]) != now[name]]
     new = [name for name in now if name not in known]
     gone = [name for name in known if name not in now]
-    if new or gone or reshaped:
+    if new or gone or reshaped or moved:
         lines = [f"new, starts afresh: {name}" for name in new] + [f"gone: {name}" for name in sorted(gone)]
         lines += [f"of another shape, starts afresh: {name} ({then[name]} -> {now[name]})" for name in reshaped]
+        lines += [f"now of {present_classes[name]}, starts afresh: {name}" for name in sorted(moved)]
         report("the checkpoint's optimiser state fits only some of the parameters:", lines)
     state = {
         index: states[name]
         for group in groups
         for name, index in zip(group["param_names"], group["params"])
-        if name in states and name not in reshaped
+        if name in states and name not in reshaped and name not in moved
     }
     _carry_own(groups, saved_groups, _own_of(state_dict, signed, groups))
     return {**state_dict, "state": state, "param_groups": groups}

@@ -185,7 +185,9 @@ class Rule(Selector):
             raise SolverError(f"Rule.{next(iter(freezes))}", "is given beside another", got=got, do="give one of them")
         for name, duration in freezes.items():
             if name != "frozen":
-                Duration.parse(duration, f"Rule.{name}")
+                parsed = Duration.parse(duration, f"Rule.{name}")
+                if name == "unfreeze_every" and not any(value for value, _ in parsed.terms):
+                    raise self._error(name, "must be longer than nothing", got=duration, do="give a length > 0")
         for option in ("lr", "weight_decay"):
             value, factor = getattr(self, option), getattr(self, f"{option}_scale")
             if value is not None and factor is not None:

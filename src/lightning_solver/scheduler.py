@@ -44,7 +44,7 @@ class PlanScheduler(LRScheduler):
         self._take(plan)
         carry_state_by_name(optimizer, self._settings)
         if self._frozen:
-            optimizer.register_step_pre_hook(lambda *_: self.drop_frozen())
+            optimizer.register_step_pre_hook(self._before_step)
         self.apply()
 
     def step(self, epoch: int | None = None) -> None:
@@ -109,6 +109,24 @@ class PlanScheduler(LRScheduler):
         for index in self.frozen():
             for tensor in self.optimizer.param_groups[index]["params"]:
                 tensor.grad = None
+
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Drop the gradients of what is frozen: those that are there, and those that a closure is about to make."""
+        self.drop_frozen()
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None or not self.frozen():
+            return None
+
+        def evaluated() -> Any:
+            loss = closure()
+            self.drop_frozen()
+            return loss
+
+        if len(args) > 1:
+            return (args[0], evaluated, *args[2:]), kwargs
+        return args, {**kwargs, "closure": evaluated}
 
     def follow(self, plan: Plan) -> None:
         """Go on from the present step by another plan for the same groups.

@@ -18,6 +18,21 @@ _NUMBER = r"([0-9]+(\.[0-9]+)?|[0-9]+/[1-9][0-9]*)(st|ep|%|ba|sp)?"
 _DURATION = {
     "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_NUMBER}([+-]{_NUMBER})*$"}]
 }
+_DEPTH = {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": "^((<=|>=|<|>)[0-9]+|[0-9]+-[0-9]+)$"}]}
+_DEPTHS = {"anyOf": [*_DEPTH["anyOf"], {"type": "array", "items": _DEPTH}, {"type": "null"}]}
+_COUNT = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": "^[1-9][0-9]*(/[1-9][0-9]*)?$"},
+        {"type": "null"},
+    ]
+}
+_SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
+    ("Rule", "depth"): _DEPTHS,
+    ("Selector", "depth"): _DEPTHS,
+    ("SolverSpec", "batches_per_step"): _COUNT,
+}
+"""Fields whose annotation admits more than they take, or other texts than durations."""
 _LEVEL = {
     "anyOf": [
         {"type": "number", "minimum": 0},
@@ -75,7 +90,7 @@ class _Writer:
         """An object with the fields of a class."""
         described, properties, required = _described(cls), {}, []
         for field in dataclasses.fields(cls):
-            schema = dict(self.value(field_hints(cls)[field.name]))
+            schema = dict(_SPECIAL.get((cls.__name__, field.name)) or self.value(field_hints(cls)[field.name]))
             if field.name in described:
                 schema["description"] = described[field.name]
             if field.default is not dataclasses.MISSING:

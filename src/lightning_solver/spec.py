@@ -94,6 +94,9 @@ class SolverSpec(Plain):
             raise self._error("lr", "must not be negative", got=self.lr, do="give a value >= 0")
         if self.base_batch_size is not None and self.base_batch_size < 1:
             raise self._error("base_batch_size", "must be at least 1", got=self.base_batch_size, do="correct it")
+        if self.batch_scaling != "linear" and self.base_batch_size is None:
+            do = "give base_batch_size too: the number of samples in a step for which lr is meant"
+            raise self._error("batch_scaling", "is given without base_batch_size", got=self.batch_scaling, do=do)
         if isinstance(self.layer_decay, float):
             LayerDecay(self.layer_decay)  # which refuses what makes no sense
         if self.only == ():

@@ -259,8 +259,9 @@ def _schedules(plan: Plan, rows: Sequence[_Row]) -> str:
 
 def _telling_steps(curve: Curve, total: int) -> list[int]:
     """First, last, the turns in between, and quarters of the run."""
-    table = curve.over(np.arange(min(total, 200_000)))[:, :1]
-    slope = np.diff(table[:, 0], prepend=table[0, 0])
+    table = curve.over(np.arange(min(total, 200_000)))
+    first = table[:, next(i for i in range(table.shape[1]) if not np.isnan(table[0, i]))]
+    slope = np.diff(first, prepend=first[0])
     turns = np.flatnonzero(np.diff(np.sign(slope)) != 0)
     steps = {0, total - 1, *(total * k // 4 for k in (1, 2, 3))}
     if len(turns) <= 5:

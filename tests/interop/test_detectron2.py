@@ -492,11 +492,11 @@ def test_every_key_is_mapped_or_named():
     }
     imported = from_detectron2(config)
     assert set(imported.unmapped) == {
-        *("VERSION", "MODEL", "OUTPUT_DIR", "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH"),
+        *("VERSION", "MODEL", "OUTPUT_DIR", "SOLVER.IMS_PER_BATCH"),
         *("SOLVER.CHECKPOINT_PERIOD", "SOLVER.CLIP_GRADIENTS"),
     }
     assert "SOLVER.IMS_PER_BATCH: is not part of the schedules" in imported.notes
-    with pytest.raises(SolverError, match=r"SOLVER.BASE_LR: is not mapped; got 7 such keys"):
+    with pytest.raises(SolverError, match=r"SOLVER.IMS_PER_BATCH: is not mapped; got 6 such keys"):
         from_detectron2(config, strict=True)
     assert from_detectron2(solver(STEPS=[60]), strict=True).unmapped == ()
     assert "facts.total_iter: is not used; did you mean total_iters?" in notes_of(config, facts={"total_iter": 3})
@@ -565,7 +565,7 @@ def test_a_lazy_config_as_it_is_saved():
     }
     imported = from_detectron2(config)
     assert phases_of(imported) == [Linear(0.001, until="10%"), MultiStep([60, 80])]
-    assert set(imported.unmapped) == {"optimizer", "train.amp"}
+    assert set(imported.unmapped) == {"train.amp"}
     agree(imported, 90, lambda t: old_factor(t, 9) * 0.1 ** bisect_right([60, 80], t))
     del config["train"]  # the shares hold for any run, the steps of this one need its length
     assert phases_of(from_detectron2(config))[1] == MultiStep(["200/3%", "800/9%"])
@@ -620,7 +620,7 @@ def test_a_yacs_file_with_its_bases(tmp_path):
     path.write_text("_BASE_: ../Base.yaml\nSOLVER:\n  STEPS: (210000, 250000)\n  MAX_ITER: 270000\n")
     imported = from_detectron2(path)
     assert phases_of(imported) == [Linear(0.001, until=1000), MultiStep([210000, 250000])]
-    assert {"MODEL", "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH"} == set(imported.unmapped)
+    assert {"MODEL", "SOLVER.IMS_PER_BATCH"} == set(imported.unmapped)
     more = tmp_path / "more.yaml"
     more.write_text("_BASE_: [Base.yaml, sub/3x.yaml]\nSOLVER: {WARMUP_ITERS: 0}\n")
     assert phases_of(from_detectron2(str(more))) == [MultiStep([210000, 250000])]

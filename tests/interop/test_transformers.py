@@ -307,6 +307,12 @@ def test_a_restart_that_rounding_delays():
     assert values == pytest.approx([half(49 * (t / 98) % 1) for t in range(98)], abs=1e-12)
 
 
+def test_a_cosine_that_ends_with_its_warm_up():
+    config = function("cosine_warmup_with_min_lr", 1, 2, min_lr_rate=0.2, warmup_lr_rate=0.5)
+    phases = [cls("Constant", value=0.5, until=1), cls("Constant", value=0.2)]
+    check(config, lambda t: (0.5, 0.2)[t], 2, phases)
+
+
 def test_fractional_steps():
     config = function("linear", 2.5, 10)
     check(config, lambda t: t / 2.5 if t < 2.5 else (10 - t) / 7.5, 10, [ramp("2.5st"), cls("Linear", end=0.0)])
@@ -476,11 +482,10 @@ def test_what_is_not_mapped():
         "max_steps": 5,
     }
     imported = from_transformers(config)
-    assert imported.unmapped == ("learning_rate", "adam_beta1", "logging_steps", "warmup_step")
-    assert "adam_beta1: is the optimiser's, not part of the schedules" in imported.notes
+    assert imported.unmapped == ("logging_steps", "warmup_step")
     assert "logging_steps: is not part of the schedules" in imported.notes
     assert "warmup_step: is not mapped; did you mean warmup_steps?" in imported.notes
-    with pytest.raises(SolverError, match="learning_rate: is not mapped; got 4 such keys"):
+    with pytest.raises(SolverError, match="logging_steps: is not mapped; got 2 such keys"):
         from_transformers(config, strict=True)
     assert from_transformers({"lr_scheduler_type": "linear", "max_steps": 5}, strict=True).unmapped == ()
 

@@ -111,7 +111,10 @@ def test_annotations_that_cannot_be_resolved_are_not_checked():
     [
         ("AdamV", "optimizer.name: torch.optim has no optimiser of this name; got 'AdamV'; did you mean Adam"),
         ("adamw", "optimizer.name: torch.optim has no optimiser of this name; got 'adamw'; did you mean AdamW"),
-        ("sgd", "got 'sgd'; did you mean SGD or ASGD? (an optimiser of another package is named by its dotted path)"),
+        (
+            "sgd",
+            "got 'sgd'; did you mean SGD or SGDW or ASGD? (an optimiser of another package is named by its dotted path)",
+        ),
         ("Zzzz", "got 'Zzzz'; known optimisers: ASGD, Adadelta, "),
         ("Optimizer", "optimizer.name: torch.optim has no optimiser of this name; got 'Optimizer'"),
         ("lr_scheduler", "optimizer.name: torch.optim has no optimiser of this name; got 'lr_scheduler'"),

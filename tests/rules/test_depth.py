@@ -799,10 +799,17 @@ def test_every_known_name_is_understood(how):
         assert "unknown way" not in str(error)  # noqa: PT017 - a Linear is no known model; any other error is right
 
 
-@pytest.mark.parametrize("how", [k for k in KNOWN if k.startswith(("mmseg", "detectron2"))])
+@pytest.mark.parametrize("how", [k for k in KNOWN if k.startswith("mmseg")])
 def test_a_number_of_layers_may_follow(how):
     with pytest.raises(SolverError, match="the names of the parameters are not those of"):
         depths(nn.Linear(2, 2), f"{how}:3")
+
+
+def test_detectron2_goes_by_each_name_where_no_vit_is_recognised():
+    names = ("backbone.net.pos_embed", "backbone.net.blocks.1.w", "backbone.net.blocks.1.pos_embed", "blocks.0.w", "w")
+    found = depths(named(*names), "detectron2_vit:3")
+    assert [found.of[name] for name in names] == [0, 2, 0, 4, 4]
+    assert found.top == 4
 
 
 # ---------------------------------------------------------------- regexes

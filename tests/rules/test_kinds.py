@@ -267,7 +267,7 @@ def test_patch_embeddings_are_convolutions():
         (nn.ConvTranspose2d(4, 4, 3, groups=4), True),
         (nn.Conv2d(4, 4, 3, groups=2), False),
         (nn.Conv2d(4, 4, 3), False),
-        (nn.Conv2d(1, 1, 3), False),
+        (nn.Conv2d(1, 8, 3), True),
     ],
     ids=repr,
 )

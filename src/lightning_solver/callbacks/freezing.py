@@ -20,20 +20,29 @@ class Freezing(Callback):
         self._modes: list[tuple[NormModes, Any]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Find the layers whose mode changes with the step."""
-        found = [(NormModes(scheduler.plan, pl_module), scheduler) for scheduler in _schedulers(pl_module)]
-        self._modes = [(modes, scheduler) for modes, scheduler in found if len(modes)]
+        """One for each optimiser whose plan freezes something."""
+        self._modes = [(NormModes(pl_module), scheduler) for scheduler in _schedulers(pl_module)]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Frozen layers are in evaluation mode."""
         for modes, scheduler in self._modes:
-            modes.set(scheduler.last_epoch)
+            modes.set(scheduler.plan, scheduler.last_epoch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         """Gradients of what is frozen are dropped before they are clipped or measured."""
         for scheduler in _schedulers(pl_module):
             if scheduler.optimizer is getattr(optimizer, "optimizer", optimizer):
                 scheduler.drop_frozen()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The layers go back to the mode of the module."""
+        for modes, _ in self._modes:
+            modes.release()
+        self._modes = []
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As at the end of training."""
+        self.on_train_end(trainer, pl_module)
 
 
 def _schedulers(module: Any) -> list[Any]:

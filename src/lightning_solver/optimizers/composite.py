@@ -28,8 +28,9 @@ class CompositeOptimizer(Optimizer):
     each group, so that a parameter that has gone to a member of another class starts afresh, which is logged.
 
     A closure is evaluated once, for all. Hooks belong to the composite: those registered on it, and those common to all
-    optimisers, run once a step; those registered on a member's step run too. Members are not to be stepped, saved or
-    loaded by themselves. ``train()`` and ``eval()`` are there if a member has them (schedule-free optimisers do).
+    optimisers, run once a step; those registered on a member's step, and for after it has loaded, run too. Members are
+    not to be stepped, saved or loaded by themselves. ``train()`` and ``eval()`` are there if a member has them
+    (schedule-free optimisers do).
 
     Args:
         members: Name -> optimiser.
@@ -65,6 +66,12 @@ class CompositeOptimizer(Optimizer):
             self.state.update(member.state)
             member.state = self.state
         self.register_load_state_dict_pre_hook(_start_afresh)
+        self.register_load_state_dict_post_hook(_tell_members)
+
+    @property
+    def group_classes(self) -> list[str]:
+        """For each group, the dotted path of the class of the member that steps it."""
+        return [_class_of(self.members[name]) for name, _ in self._owners]
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Step every member, in their order.
@@ -135,6 +142,7 @@ class CompositeOptimizer(Optimizer):
                 owners.update({place: (name, index) for index, place in enumerate(places)})
             self._owners = [owners[place] for place in range(len(owners))]
             self.register_load_state_dict_pre_hook(_start_afresh)
+            self.register_load_state_dict_post_hook(_tell_members)
         for name, member in self.members.items():
             # With its own part of the state: classes complete, here, what older versions did not save.
             member.__setstate__({"state": self._state_of(name), "param_groups": self._groups_of(name)})
@@ -160,9 +168,7 @@ def _refuse(members: Mapping[str, Optimizer]) -> None:
     owner: dict[int, str] = {}
     for name, member in members.items():
         if len(members) > 1 and _needs_closure(member):
-            what = (
-                f"{type(member).__name__} evaluates its closure several times a step, which others cannot take part in"
-            )
+            what = f"{type(member).__name__} evaluates its closure several times a step, in which no other can join"
             raise SolverError(f"member {name}", what, do="use it as the only optimiser")
         for group in member.param_groups:
             for place, param in enumerate(group["params"]):
@@ -246,6 +252,14 @@ def _start_afresh(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str,
         report("parameters that another optimiser steps now start afresh:", lines)
     state = {index: value for index, value in state_dict["state"].items() if index not in lost}
     return {**state_dict, "state": state, "param_groups": groups}
+
+
+def _tell_members(optimizer: Optimizer) -> None:
+    """Run the hooks that members have for after they have loaded."""
+    assert isinstance(optimizer, CompositeOptimizer)
+    for member in optimizer.members.values():
+        for hook in list(member._optimizer_load_state_dict_post_hooks.values()):
+            hook(member)
 
 
 def _keys(groups: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -110,7 +110,7 @@ class Recipe:
         """
         changed = {name: value for name, value in self.changed(options).items() if name in self.takes}
         if changed:
-            _try(self.cls, [torch.nn.Parameter(torch.zeros(1, 1))], {**self.args, **changed}, where)
+            _try(self.cls, _one_number(), {**self.args, **changed}, where)
 
     def try_groups(self, groups: Sequence[tuple[Mapping[str, Any], Sequence[Tensor]]]) -> None:
         """Build the optimiser once over stand-ins that have the shapes of the parameters and take no memory.
@@ -118,11 +118,13 @@ class Recipe:
         Raises:
             SolverError: The class refuses the number of groups or the shape of a parameter.
         """
-        stand_ins = []
-        for options, tensors in groups:
-            kinds = dict.fromkeys((tensor.shape, tensor.dtype) for tensor in tensors)
-            made = [torch.zeros((), dtype=dtype).expand(shape).requires_grad_() for shape, dtype in kinds]
-            stand_ins.append({"params": made} | self.changed(options))
+        kinds = dict.fromkeys((tensor.shape, tensor.dtype) for _, tensors in groups for tensor in tensors)
+        made = [torch.zeros((), dtype=dtype).expand(shape).requires_grad_() for shape, dtype in kinds]
+        stand_ins: list[dict[str, Any]] = [{"params": made} | self.changed(groups[0][0])]
+        if len(groups) > 1:  # two stand for many: torch compares each group with all that were there before it
+            shape, dtype = groups[1][1][0].shape, groups[1][1][0].dtype
+            other = torch.zeros((), dtype=dtype).expand(shape).requires_grad_()
+            stand_ins.append({"params": [other]} | self.changed(groups[1][0]))
         _try(self.cls, stand_ins, self.args, "optimizer.name")
 
     def build(self, groups: list[dict[str, Any]], extra: Mapping[str, Any] | None = None) -> Optimizer:
@@ -172,8 +174,10 @@ def resolve_optimizer(spec: OptimizerSpec, lr: float | None = None, where: str =
         name for name in names if signature.parameters[name].default is inspect.Parameter.empty and name not in args
     ]
     if missing:
+        _refuse_wrapper(cls, f"{where}.name")
         raise SolverError(f"{where}.args", f"{cls.__name__} needs {' and '.join(missing)}", got=repr(args), do="add it")
-    trial = _try(cls, [torch.nn.Parameter(torch.zeros(1, 1))], args, f"{where}.args")
+    trial = _try(cls, _one_number(), args, f"{where}.args")
+    _refuse_without_hooks(trial, f"{where}.name")
     defaults = {name: value for name, value in trial.defaults.items() if name != "params"}
     return Recipe(cls, FrozenDict(args), freeze(defaults), FrozenDict(hints), frozenset(names))
 
@@ -182,8 +186,46 @@ def _try(cls: type[Optimizer], params: list[Any], args: Mapping[str, Any], where
     try:
         return cls(params, **args)
     except Exception as error:  # whatever a third party's class may raise for what it does not like
-        got = ", ".join(f"{name}={value!r}" for name, value in args.items())
+        _refuse_wrapper(cls, f"{where.partition('.')[0]}.name")
+        got = ", ".join(f"{name}={value!r}" for name, value in args.items()) or "no arguments"
         raise SolverError(where, f"{cls.__name__} refuses them: {error}", got=got, do="correct them") from error
+
+
+def _one_number() -> list[dict[str, Any]]:
+    """The smallest group that a class can be tried on; some ask for matrices."""
+    return [{"params": [torch.nn.Parameter(torch.zeros(1, 1))]}]
+
+
+def _refuse_wrapper(cls: type[Optimizer], where: str) -> None:
+    """Say of a class that has failed that it never takes parameters, where its first argument shows that.
+
+    Raises:
+        SolverError: It is made from something else, such as a module or another optimiser.
+    """
+    first = list(inspect.signature(cls.__init__).parameters)[1:2]
+    if first and first[0] in ("model", "module", "optimizer", "base_optimizer"):
+        do = "name an optimiser whose first argument are the parameters, or build this one in your own code"
+        raise SolverError(
+            where, f"{cls.__name__} is not made from parameters", got=f"{first[0]} as first argument", do=do
+        )
+
+
+def _refuse_without_hooks(trial: Optimizer, where: str) -> None:
+    """Refuse an optimiser whose state could not be carried over.
+
+    Raises:
+        SolverError: It has no hooks.
+    """
+    try:
+        trial.register_state_dict_post_hook(_unchanged).remove()
+    except AttributeError as error:
+        what = f"{type(trial).__name__} has none of torch's hooks, with which its state is carried over"
+        do = "call super().__init__(params, defaults) in its __init__, or name another optimiser"
+        raise SolverError(where, what, got=str(error), do=do) from error
+
+
+def _unchanged(_: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    return state_dict
 
 
 def _find(name: str, where: str) -> type[Optimizer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,6 +64,8 @@ class Settings:
 
     def acting(self) -> list[Source]:
         """Every rule that has an effect on the parameter."""
+        if self.frozen is True:
+            return [] if self.frozen_by is None else [self.frozen_by]
         found = [source for sources in self.sources.values() for source in sources]
         found += self.scheduled_by.values()
         return found + [source for source in (self.frozen_by, self.chosen_by) if source is not None]
@@ -80,6 +83,12 @@ class _State:
     frozen: Frozen | bool = False
     frozen_by: Source | None = None
     chosen_by: Source | None = None
+
+    def forget_all(self) -> None:
+        """As if no rule had matched."""
+        for known in (self.set, self.decayed, self.scaled, self.schedules):
+            known.clear()
+        self.frozen, self.frozen_by, self.chosen_by = False, None, None
 
     def forget(self, option: str) -> None:
         """As if no rule had touched the value of an option."""
@@ -139,7 +148,7 @@ class Cascade:
     def _apply(self, parameter: Parameter, indices: tuple[int, ...]) -> Settings:
         depth = self._depths().of[parameter.name] if self._deep and self._depths is not None else None
         factors = tuple(
-            ((index, option), factor.of(parameter.name, parameter.places[0].shape))
+            ((index, option), self._factor(factor, index, option, parameter))
             for index in indices
             for option, factor in self._factors[index].items()
         )
@@ -148,18 +157,43 @@ class Cascade:
             self._known[key] = self._work_out(indices, depth, dict(factors))
         return self._known[key]
 
+    def _factor(self, factor: Factor, index: int, option: str, parameter: Parameter) -> float:
+        """The factor of a parameter, which has to be one."""
+        where = f"{self._sources[index].where}.{_path(option, 'scale')}"
+        try:
+            value = factor.of(parameter.name, parameter.places[0].shape)
+        except SolverError as error:
+            raise SolverError(where, f"{error.where}: {error.what}", got=error.got, do=error.do) from error
+        except ArithmeticError as error:
+            got, do = f"{type(error).__name__} for {parameter.name}", "narrow the rule, or correct the factor"
+            raise SolverError(where, "cannot be worked out", got=got, do=do) from error
+        number: Any = value
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
+            what, do = f"{type(factor).__name__} gave no factor for {parameter.name}", "return a finite number >= 0"
+            raise SolverError(where, what, got=repr(value), do=do)
+        return float(value)
+
     def _work_out(
         self, indices: tuple[int, ...], depth: int | None, factors: Mapping[tuple[int, str], float]
     ) -> Settings:
-        state = _State(self._members[0])
+        state = _State(self._chosen(indices))
         for index in indices:
             if index in self._first:
-                state = self._take(state, index, depth, factors)
+                self._take(state, index, depth, factors)
         self._decay_by_layer(state, depth)
         for index in indices:
             if index not in self._first:
-                state = self._take(state, index, depth, factors)
+                self._take(state, index, depth, factors)
         return _settled(state)
+
+    def _chosen(self, indices: tuple[int, ...]) -> Member:
+        """The optimiser that the rules choose: values are checked against the one that will have the parameter."""
+        member = self._members[0]
+        for index in indices:
+            if self._sources[index].rule.fresh is True:
+                member = self._members[0]
+            member = self._chooses.get(index, member)
+        return member
 
     def _decay_by_layer(self, state: _State, depth: int | None) -> None:
         if self._decay is None or depth is None or self._depths is None:
@@ -176,20 +210,22 @@ class Cascade:
         if factor != 1:
             state.decayed["lr"] = (factor, source)
 
-    def _take(self, state: _State, index: int, depth: int | None, factors: Mapping[tuple[int, str], float]) -> _State:
-        """What one rule makes of the state that the rules before it have left."""
+    def _take(self, state: _State, index: int, depth: int | None, factors: Mapping[tuple[int, str], float]) -> None:
+        """Let one rule change the state that the rules before it have left."""
         source = self._sources[index]
         rule = source.rule
         if rule.fresh is True:
-            state = _State(self._members[0])
+            state.forget_all()
         elif rule.fresh:
             for option in rule.fresh:
                 state.forget(option)
                 state.schedules.pop(option, None)
         if index in self._chooses:
-            state.member, state.chosen_by = self._chooses[index], source
-            for option in state.member.recipe.args:
-                state.set.pop(option, None)
+            state.chosen_by = source
+            assert rule.optimizer is not None
+            for option in rule.optimizer.args:
+                if option in state.set and state.set[option][1].where != "default_rules":
+                    del state.set[option]
         recipe = state.member.recipe
         for option, phases in rule.schedules.items():
             state.schedules[option] = (phases, source)
@@ -203,14 +239,13 @@ class Cascade:
                 state.set[option] = (value * self._lr_factor if option == "lr" else value, source)
             else:
                 recipe.check_option(option, recipe.defaults.get(option), where)
-                _numeric(option, state.set[option][0] if option in state.set else recipe.defaults[option], where)
+                _numeric(option, recipe.defaults[option], where)
                 state.scaled[option] = (factors.get((index, option), value), source)
         says = rule.freezes()
         if says:
             assert self._resolve is not None
             height = self._depths().top - depth if depth is not None and self._depths is not None else 0
             state.frozen, state.frozen_by = freeze(says, source.where, self._resolve, height), source
-        return state
 
     def _check_rule(self, index: int, source: Source) -> None:
         """A rule is checked whether it selects something or not: one of the optimisers has what it sets."""
@@ -223,7 +258,8 @@ class Cascade:
                 _numeric(option, recipe.defaults[option], where)
         for option in source.rule.fresh if isinstance(source.rule.fresh, tuple) else ():
             recipe = next((recipe for recipe in recipes if option in recipe.defaults), recipes[0])
-            recipe.check_option(option, recipe.defaults.get(option), f"{source.where}.fresh")
+            if option not in source.rule.schedules:
+                recipe.check_option(option, recipe.defaults.get(option), f"{source.where}.fresh")
 
     def _refuse_disagreement(self, parameter: Parameter, matched: Sequence[tuple[int, ...]]) -> None:
         alone = [(place, self._apply(parameter, names)) for place, names in zip(parameter.places, matched) if names]
@@ -247,7 +283,8 @@ def _disagreement(first: str, ours: Settings, second: str, theirs: Settings) -> 
     if ours.frozen_by and theirs.frozen_by and ours.frozen != theirs.frozen:
         return "when to freeze it", f"{ours.frozen_by.label} and {theirs.frozen_by.label}"
     for option in theirs.sources.keys() & ours.sources.keys():
-        if theirs.values[option] != ours.values[option]:
+        both = all(any(s.where != "layer_decay" for s in side.sources[option]) for side in (ours, theirs))
+        if both and theirs.values[option] != ours.values[option]:
             got = (
                 f"{ours.values[option]!r} for {first} by {ours.reasons[option]}, "
                 f"{theirs.values[option]!r} for {second} by {theirs.reasons[option]}"

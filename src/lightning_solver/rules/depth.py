@@ -108,6 +108,16 @@ def find_depths(
     return _by_layout(module, parameters, key, layers, where)
 
 
+def check_how(how: str | Sequence[str], where: str = "depth") -> None:
+    """Refuse a way to find depths that is not known, whether depths are asked for or not.
+
+    Raises:
+        SolverError: It is not one of ``KNOWN``.
+    """
+    if isinstance(how, str):
+        _parse(how, where)
+
+
 def _parse(how: str, where: str) -> tuple[str, int | None]:
     key, colon, number = how.partition(":")
     if key not in KNOWN:
@@ -212,6 +222,12 @@ def _by_layout(module: nn.Module, parameters: Sequence[Parameter], key: str, lay
     if not found:
         if key == "timm":
             return _in_twelves(module, parameters)
+        if key == "detectron2_vit" and layers is not None:  # whose function asks for no layout, but goes by each name
+            counted = LAYOUTS[key].counted
+            assert counted is not None
+            depths, top = counted(names, layers)
+            of = {name: top if depth is None else depth for name, depth in zip(names, depths)}
+            return _depths(of, top, f"{key}: no ViT is recognised in a backbone, so that each name counts by itself")
         what = "the names of the parameters are not those of " + (
             "any known layout" if key in FAMILIES else LAYOUTS[key].words
         )

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-Resolve = Callable[[int | str, str], Fraction]
-"""Works out a duration of the spec in steps: (duration, path for messages)."""
+Resolve = Callable[[int | str, str, int], Fraction]
+"""Works out a duration of the spec in steps: (duration, path for messages, how many times it is taken)."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ def freeze(says: Mapping[str, Any], where: str, resolve: Resolve, height: int) -
     if "frozen" in says:
         return bool(says["frozen"])
     if "unfreeze_every" in says:
-        frozen = Frozen(height * resolve(says["unfreeze_every"], f"{where}.unfreeze_every"))
+        frozen = Frozen(resolve(says["unfreeze_every"], f"{where}.unfreeze_every", max(height, 0)))
     else:
         until, since = says.get("frozen_until"), says.get("frozen_from")
         frozen = Frozen(
-            Fraction(0) if until is None else resolve(until, f"{where}.frozen_until"),
-            None if since is None else resolve(since, f"{where}.frozen_from"),
+            Fraction(0) if until is None else resolve(until, f"{where}.frozen_until", 1),
+            None if since is None else resolve(since, f"{where}.frozen_from", 1),
         )
     if frozen.since is not None and frozen.since <= frozen.until:
         return True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
+from lightning_solver.errors import SolverError
 from lightning_solver.rules.inventory import Parameter, Place
 
 _ASKED = ("get_classifier", "get_output_embeddings")  # timm's and transformers' own word
@@ -52,10 +53,20 @@ def _told(places: Iterable[Place]) -> frozenset[int]:
             method = next((m for name in _ASKED if callable(m := getattr(holder.module, name, None))), None)
             asked[id(holder.module)] = method is not None
             if method is not None:
-                for head in _modules(method()):
+                for head in _modules(_answer(holder.module, method)):
                     found.update(id(tensor) for tensor in head.parameters())
                 break
     return frozenset(found)
+
+
+def _answer(module: nn.Module, method: Callable[[], object]) -> object:
+    try:
+        return method()
+    except Exception as error:  # whatever a user's method may raise
+        name = f"{type(module).__name__}.{getattr(method, '__name__', 'get_classifier')}"
+        do = "let it return the module of the head without arguments, or select by name instead of kind head or hidden"
+        got = f"{type(error).__name__}: {error}"
+        raise SolverError(name, "failed, where it is asked which layer gives the output", got=got, do=do) from error
 
 
 def _modules(answer: object) -> list[nn.Module]:

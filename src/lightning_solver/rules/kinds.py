@@ -67,7 +67,7 @@ def kinds_of(
     if "token" in leaf and _TOKEN.search(leaf):
         found.add("token")
     if isinstance(owner, _CONVOLUTIONS):
-        if owner.groups > 1 and owner.groups == owner.in_channels:
+        if owner.groups == owner.in_channels:  # torch's own definition, which a single channel satisfies too
             found.add("depthwise")
         if _OFFSET.search(owner_name) and parent is not None and is_deformable(parent):
             found.add("offset")

@@ -400,7 +400,10 @@ _HF_STEM = (
 _RESNET_FIRST = _first(r"layer1\.0\.")
 _MMSEG_CONVNEXT = _backbone(r"stages\.0\.0\.")
 _MMSEG_VIT = _stack(r"(?:cls_token|mask_token|pos_embed)$|patch_embed", r"layers\.(\d+)\.")
-_DETECTRON2_VIT = _stack(r"backbone.*\.(?:pos_embed|patch_embed)", r"backbone(?!.*\.residual\.).*?\.blocks\.(\d+)\.")
+_DETECTRON2_VIT = _stack(
+    r"backbone.*\.(?:pos_embed|patch_embed)",
+    r"backbone(?!.*\.(?:residual\.|pos_embed|patch_embed)).*?\.blocks\.(\d+)\.",  # a table in a block is of the stem
+)
 
 LAYOUTS: dict[str, Layout] = {
     "vit": _VIT,

@@ -100,7 +100,10 @@ class Selection:
         hits = self._together(source, source.rule, "")
         for i, selector in enumerate(source.rule.exceptions()):
             many = isinstance(source.rule.unless, tuple)
-            hits -= self._together(source, selector, f".unless[{i}]" if many else ".unless")
+            spared = {
+                self.belongs[at] for at in self._together(source, selector, f".unless[{i}]" if many else ".unless")
+            }
+            hits = {at for at in hits if self.belongs[at] not in spared}  # a tied tensor under all of its names
         if self.places and not hits and source.rule.exceptions():
             self._left_nothing(source)
         return hits
@@ -110,11 +113,16 @@ class Selection:
         chosen: set[int] | None = None
         for name, choices in selector.selectors().items():
             held: set[int] = set()
+            idle = []
             for choice in choices:
                 found = self._find(name, choice, f"{source.where}{path}.{name}", source.rule)
                 if not found:
-                    self._selects_nothing(source, f"{path}.{name}", name, choice)
+                    idle.append(choice)
                 held.update(found)
+            listed = name in ("module_class", "inside") and len(choices) > 1
+            if source.rule.unmatched == "error" or not (listed and held):  # of allowed classes, one is enough
+                for choice in idle:
+                    self._selects_nothing(source, f"{path}.{name}", name, choice)
             chosen = held if chosen is None else chosen & held
         chosen = chosen or set()
         if self.places and not chosen:
@@ -172,13 +180,14 @@ class Selection:
 
     def _by_method(self, method: str, where: str, rule: Rule) -> list[int]:
         """The places that the outermost modules with the method list, by name or glob relative to that module."""
-        lists: dict[str, tuple[set[str], list[re.Pattern[str]]] | None] = {}
+        lists: dict[int, tuple[set[str], list[re.Pattern[str]]] | None] = {}
         found, anyone = [], False
         for i, place in enumerate(self.places):
             for holder in reversed(list(place.holder.outward())):
-                if holder.path not in lists:
-                    lists[holder.path] = _listed(holder, method, where)
-                listed = lists[holder.path]
+                key = id(holder.module)
+                if key not in lists:
+                    lists[key] = _listed(holder, method, where)
+                listed = lists[key]
                 if listed is None:
                     continue
                 anyone = True

@@ -12,10 +12,15 @@ from lightning_solver.interop.detectron2.arguments import arguments_of, from_the
 from lightning_solver.interop.detectron2.classic import OLD, OLD_ARGUMENTS, read_class
 from lightning_solver.interop.detectron2.fvcore import FVCORE, read_scheduler
 from lightning_solver.interop.detectron2.loading import loaded
+from lightning_solver.interop.detectron2.optimizer import PARAMS, has_params, read_optimizer
 from lightning_solver.interop.detectron2.shares import phases_of
 from lightning_solver.interop.detectron2.yacs import SCHEDULE_KEYS, read_solver
+from lightning_solver.interop.detectron2.yacs_optimizer import OPTIMIZER_KEYS
 from lightning_solver.interop.reading import Call, read_calls
 from lightning_solver.schedules import Schedule
+
+Found = tuple[list[Schedule], dict[str, Any]]
+"""The phases of the schedule, and the fields of the spec that say how the optimiser is made."""
 
 
 def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
@@ -26,13 +31,19 @@ def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, stri
     scheduler of fvcore; and the old classes ``WarmupMultiStepLR``, ``WarmupCosineLR`` and ``WarmupPolyLR``, which
     multiply their warm-up onto the curve (``legacy_class: true`` beside ``SOLVER`` asks for these too).
 
+    Of the optimiser it reads the keys of ``SOLVER`` as ``build_optimizer`` does (``builder`` beside ``SOLVER`` says
+    which: ``build_optimizer`` of today, ``build_optimizer of 2020``, ``Mask2Former`` or ``Sparse R-CNN``; the projects
+    are also told by what ``MODEL`` holds), and ``optimizer`` of a LazyConfig with ``get_default_optimizer_params``,
+    which may also stand beside it. A config without any of these gives a spec without an optimiser.
+
     Args:
         config: A mapping, the path of a YAML (with its ``_BASE_``), JSON or Python file, or the text of a constructor.
-        facts: ``total_iters``, where the run has another length than the config says, or the config says none.
+        facts: ``total_iters``, where the run has another length than the config says, or the config says none;
+            ``functions`` for an ``lr_factor_func`` that is written as text.
         strict: Whether a key that is not mapped is an error.
 
     Returns:
-        The spec with its schedule, and what a reader should know.
+        The spec with its schedule and optimiser, and what a reader should know.
 
     Raises:
         SolverError: What detectron2 or fvcore refuse, keys and classes that they do not know, another peer's config,
@@ -44,30 +55,36 @@ def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, stri
         ...     print(phase)
         Linear(start=0.001, end=1.0, until=1000)
         MultiStep(at=(60000, 80000), gamma=0.1, start=1.0, until=None)
+        >>> from_detectron2({"SOLVER": {"BASE_LR": 0.02}}).spec.optimizer
+        OptimizerSpec(name='SGD', args={'lr': 0.02, 'weight_decay': 0.0001, 'momentum': 0.9})
     """
     notes = Notes()
     known = Facts(facts, notes)
     length_of_run = known.get("total_iters")
-    reader = _Reader(notes, None if length_of_run is None else int(length_of_run))
-    phases = reader.read(loaded(config))
-    return notes.imported(imported_spec({"lr": simple(phases)}), strict)
+    reader = _Reader(notes, None if length_of_run is None else int(length_of_run), known.get("functions"))
+    phases, fields = reader.read(loaded(config, notes))
+    return notes.imported(imported_spec({"lr": simple(phases)} if phases else {}, **fields), strict)
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads a config; ``run`` is the length of the run in steps, where that is known from outside."""
+    """Reads a config; ``run`` is the length of the run in steps, ``functions`` the functions, known from outside."""
 
     notes: Notes
     run: int | None
+    functions: Mapping[str, Any] | None
 
-    def read(self, data: Any) -> list[Schedule]:
+    def read(self, data: Any) -> Found:
         if isinstance(data, Mapping):
             return self._mapping(data)
         calls = read_calls(data, "config")
-        known = [call for call in calls if call.name in (*OLD, *FVCORE, "LRMultiplier")]
-        return self._call(only(known or calls, "config"), "config")
+        known = [call for call in calls if _is_scheduler(call)]
+        makers = [call for call in calls if has_params(call)]
+        if makers and not known:
+            return [], self._optimizer(only(makers, "config"), None, "config")
+        return self._call(only(known or calls, "config"), "config"), {}
 
-    def _mapping(self, data: Mapping[str, Any]) -> list[Schedule]:
+    def _mapping(self, data: Mapping[str, Any]) -> Found:
         if "SOLVER" in data:
             return read_solver(data, self.notes, self.run)
         for name in ("cfg", "_C"):  # of Python text: cfg.SOLVER.MAX_ITER = 300
@@ -79,20 +96,41 @@ class _Reader:
             settings = Settings(data, "", self.notes)
             where = "param_scheduler"
             phases = self._call(only(read_calls(settings.take(where), where), where), where)
+            fields = self._optimizer_of(settings, data)
             settings.rest(not_here)
-            return phases
+            return phases, fields
         if any(key in data for key in ("type", "class_path", "_target_", "legacy_class")):
             rest = {key: value for key, value in data.items() if key != "legacy_class"}
-            return self._call(only(read_calls(rest, "config"), "config"), "config")
-        if any(key in data for key in SCHEDULE_KEYS):
+            if has_params(rest):
+                return [], self._optimizer(rest, None, "config")
+            return self._call(only(read_calls(rest, "config"), "config"), "config"), {}
+        if any(key in data for key in (*SCHEDULE_KEYS, *OPTIMIZER_KEYS)):
             return read_solver({"SOLVER": data}, self.notes, self.run)
         refuse_other_peers(data, "from_detectron2")
+        if PARAMS in data or has_params(data.get("optimizer")) or _is_lazy(data):
+            settings = Settings(data, "", self.notes)
+            fields = self._optimizer_of(settings, data)
+            settings.rest(not_here)
+            return [], fields
         values = [*data.values(), *(data["calls"] if isinstance(data.get("calls"), list) else [])]
-        known = [value for value in values if isinstance(value, Call) and value.name in (*OLD, *FVCORE, "LRMultiplier")]
+        known = [value for value in values if isinstance(value, Call) and _is_scheduler(value)]
         if known or len(data) == 1:
-            return self._call(only(known or read_calls(data, "config"), "config"), "config")
-        do = "give SOLVER, lr_multiplier or param_scheduler; what a Python file imports is not followed"
+            return self._call(only(known or read_calls(data, "config"), "config"), "config"), {}
+        do = "give SOLVER, lr_multiplier, optimizer or param_scheduler; what a Python file imports is not followed"
         raise SolverError("config", "has no schedule of detectron2", got=f"keys {', '.join(data)}"[:120], do=do)
+
+    def _optimizer_of(self, settings: Settings, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of a LazyConfig's ``optimizer``, if it has one."""
+        settings.ignore("optimizer", PARAMS)
+        params = data.get(PARAMS)
+        if "optimizer" not in data and params is None:
+            return {}
+        if "optimizer" not in data:
+            settings.needed("optimizer")
+        return self._optimizer(data["optimizer"], params, "optimizer")
+
+    def _optimizer(self, config: Any, params: Any, where: str) -> dict[str, Any]:
+        return read_optimizer(config, params, self.notes, self.functions, where)
 
     def _call(self, call: Call, where: str) -> list[Schedule]:
         if call.name in OLD:
@@ -106,7 +144,7 @@ class _Reader:
             return phases_of(scheduler, total, self.run, self.notes, arguments.path("max_iter"))
         return phases_of(read_scheduler(call, where, self.notes), self.run, self.run, self.notes, where)
 
-    def _lazy(self, data: Mapping[str, Any]) -> list[Schedule]:
+    def _lazy(self, data: Mapping[str, Any]) -> Found:
         settings = Settings(data, "", self.notes)
         scheduler = read_scheduler(settings.needed("lr_multiplier"), "lr_multiplier", self.notes)
         total = self.run
@@ -116,8 +154,19 @@ class _Reader:
                 total = whole_number(train, "max_iter", None, 1)
             train.rest(not_here)
         phases = phases_of(scheduler, total, self.run, self.notes, "train.max_iter")
+        fields = self._optimizer_of(settings, data)
         settings.rest(not_here)
-        return phases
+        return phases, fields
+
+
+def _is_scheduler(call: Call) -> bool:
+    return call.name in (*OLD, *FVCORE, "LRMultiplier")
+
+
+def _is_lazy(data: Mapping[str, Any]) -> bool:
+    """Whether a config's ``optimizer`` is that of a LazyConfig, as it is saved, or all that there is."""
+    config = data.get("optimizer")
+    return isinstance(config, Mapping) and ("_target_" in config or len(data) == 1)
 
 
 def _names_fvcore(value: Any) -> bool:

@@ -7,15 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from lightning_solver.errors import SolverError
+from lightning_solver.interop.base import Notes
+from lightning_solver.interop.detectron2.common import with_common
 from lightning_solver.interop.reading import load, read_python
 
+_KEYS = {"lr_multiplier", "SOLVER", "param_scheduler", "cfg", "_C"}
 
-def loaded(config: Any) -> Any:
+
+def loaded(config: Any, notes: Notes) -> Any:
     """The config as data: files read with their bases, and Python text of more than a call as a mapping."""
     if isinstance(config, str) and "=" in config and "\n" in config.strip():
-        data = read_python(config)
-        return data if {"lr_multiplier", "SOLVER", "param_scheduler", "cfg", "_C"} & data.keys() else config
+        data = read_python(with_common(config, notes))
+        keys = {*_KEYS, "optimizer"} if "get_default_optimizer_params" in config else _KEYS
+        return data if keys & data.keys() else config
     data = load(config)
+    if data is not config and str(config).endswith(".py"):
+        text = Path(config).read_text(encoding="utf-8")
+        changed = with_common(text, notes)
+        return data if changed == text else read_python(changed, str(config))
     if data is not config and isinstance(data, Mapping):
         return _with_bases(data, Path(config))
     if isinstance(data, Mapping) and "_BASE_" in data:

@@ -16,6 +16,7 @@ from lightning_solver.interop.detectron2.curves import CosineParam
 from lightning_solver.interop.detectron2.scheduler import ParamScheduler
 from lightning_solver.interop.detectron2.shares import phases_of
 from lightning_solver.interop.detectron2.stairs import fixed_gamma, multi_step
+from lightning_solver.interop.detectron2.yacs_optimizer import OPTIMIZER_KEYS, read_yacs_optimizer
 from lightning_solver.schedules import Schedule
 
 _OLD_KEYS = {
@@ -39,28 +40,20 @@ _KEYS_OF = {
 SCHEDULE_KEYS = tuple(dict.fromkeys([*_COMMON_KEYS, *(key for keys in _KEYS_OF.values() for key in keys)]))
 """The keys that a schedule is made from."""
 
-_OTHER_KEYS = (
-    "BASE_LR",
-    "MOMENTUM",
-    "NESTEROV",
-    "WEIGHT_DECAY",
-    "WEIGHT_DECAY_NORM",
-    "WEIGHT_DECAY_BIAS",
-    "WEIGHT_DECAY_EMBED",
-    "BIAS_LR_FACTOR",
-    "BACKBONE_MULTIPLIER",
-    "OPTIMIZER",
-    "CLIP_GRADIENTS",
-    "AMP",
-    "IMS_PER_BATCH",
-    "CHECKPOINT_PERIOD",
-    "REFERENCE_WORLD_SIZE",
-)
+_OTHER_KEYS = ("CLIP_GRADIENTS", "AMP", "IMS_PER_BATCH", "CHECKPOINT_PERIOD", "REFERENCE_WORLD_SIZE")
 _PET = ("LR_POLICY", "LR_POW", "WARM_UP_ITERS", "WARM_UP_EPOCH", "WARM_UP_METHOD", "WARM_UP_FACTOR", "SCHEDULER")
 
 
-def read_solver(data: Mapping[str, Any], notes: Notes, run: int | None) -> list[Schedule]:
-    """The phases of a config with ``SOLVER``; ``run`` is the length of the run, where that is known from outside.
+def read_solver(data: Mapping[str, Any], notes: Notes, run: int | None) -> tuple[list[Schedule], dict[str, Any]]:
+    """A config with ``SOLVER``.
+
+    Args:
+        data: The config.
+        notes: Takes what is odd or not mapped.
+        run: The length of the run, where that is known from outside.
+
+    Returns:
+        The phases of the schedule, and the fields of the spec that say how the optimiser is made.
 
     Raises:
         SolverError: What detectron2 refuses, keys of another system, a factor below 0.
@@ -74,13 +67,14 @@ def read_solver(data: Mapping[str, Any], notes: Notes, run: int | None) -> list[
     whole = Settings(data, "", notes)
     solver = Settings({key: _literal(v) for key, v in whole.take("SOLVER").items()}, "SOLVER", notes)
     legacy = whole.flag("legacy_class", solver.flag("legacy_class", False))
+    fields = read_yacs_optimizer(solver, whole.take("builder", solver.take("builder")), data.get("MODEL"))
     phases = _solver(solver, legacy, run)
     if solver.number("REFERENCE_WORLD_SIZE", 0):
         what = "detectron2 rescales BASE_LR, MAX_ITER, STEPS and WARMUP_ITERS where another number of workers is used"
-        notes.say(solver.path("REFERENCE_WORLD_SIZE"), f"{what}: read for this number of workers")
-    solver.rest(_why_not, (*SCHEDULE_KEYS, *_OTHER_KEYS))
+        notes.say(solver.path("REFERENCE_WORLD_SIZE"), f"{what}: read for that number of workers")
+    solver.rest(_why_not, (*SCHEDULE_KEYS, *OPTIMIZER_KEYS, *_OTHER_KEYS))
     whole.rest(not_here)
-    return phases
+    return phases, fields
 
 
 def _solver(solver: Settings, legacy: bool, run: int | None) -> list[Schedule]:
@@ -134,7 +128,6 @@ def _built(name: str, solver: Settings, total: int) -> ParamScheduler:
             ratio = float(exact(end) / exact(base))
             what = f"only its ratio to BASE_LR counts: every group ends at {ratio:g} times its own rate"
             solver.notes.say(solver.path("BASE_LR_END"), what)
-        solver.notes.unmapped(solver.path("BASE_LR"), NOT_HERE)
         return CosineParam("SOLVER.BASE_LR_END", 1.0, float(exact(end) / exact(base)))
     gamma = solver.number("GAMMA", 0.1)
     if name == "WarmupStepWithFixedGammaLR":

@@ -16,25 +16,28 @@ from lightning_solver.interop.base import (
     imported_spec,
     refuse_other_peers,
 )
+from lightning_solver.interop.mmcv.optimizer import read_optimizer
 from lightning_solver.interop.mmcv.policies import read_schedule
 from lightning_solver.interop.mmcv.run import read_per_step, read_run, to_last_step
 from lightning_solver.interop.reading import load, read_python
 
 
 def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the schedules of an MMCV 1.x config.
+    """Read the schedules, the optimiser and the parameter groups of an MMCV 1.x config.
 
     Args:
         config: A whole config, or the mapping of ``lr_config`` alone; a mapping, the path of a .py (with its
-            ``_base_``), .yaml or .json file, or Python text. Read are ``lr_config``, ``momentum_config``, ``runner``
-            (``total_epochs``, ``total_iters``) and how many iterations ``optimizer_config`` accumulates.
+            ``_base_``), .yaml or .json file, or Python text. Read are ``lr_config``, ``momentum_config``,
+            ``optimizer`` with its ``paramwise_cfg``, ``auto_scale_lr``, ``runner`` (``total_epochs``, ``total_iters``)
+            and how many iterations ``optimizer_config`` accumulates.
         facts: What the config leaves open. ``epochs``, ``iters_per_epoch``, ``total_batches`` or ``total_iters`` where
             a policy rounds to whole epochs or iterations; ``runner`` where the config has none and it is not the
             ``EpochBasedRunner``; ``batches_per_step``. They win over the config.
         strict: Whether a key that is not mapped is an error, not a note.
 
     Returns:
-        The spec and notes. In MMCV a schedule lasts as long as the run, and so it does here.
+        The spec and notes. In MMCV a schedule lasts as long as the run, and so it does here. Where the config has no
+        ``optimizer``, the spec has none.
 
     Raises:
         SolverError: What MMCV refuses (policies and keys that it does not know, a warm-up without a length, ...), a
@@ -64,21 +67,22 @@ def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     if run.last_is_short:
         schedules = {option: to_last_step(phases, run, per_step) for option, phases in schedules.items()}
     schedules = batches_to_steps(schedules, per_step, notes, "optimizer_config")
+    fields = {} if alone else read_optimizer(settings, notes)
     settings.rest(_KEYS.get, _KEYS)
-    return notes.imported(imported_spec(schedules), strict)
+    return notes.imported(imported_spec(schedules, **fields), strict)
 
 
 _OWN = ("lr_config", "momentum_config", "optimizer_config")
 _OTHERS = """
-    auto_scale_lr checkpoint_config cudnn_benchmark custom_imports data data_root dataset_type device dist_params
+    checkpoint_config cudnn_benchmark custom_imports data data_root dataset_type device dist_params
     evaluation find_unused_parameters fp16 gpu_ids img_norm_cfg load_from log_config log_level model mp_start_method
     opencv_num_threads resume_from seed test_cfg test_pipeline train_cfg train_pipeline work_dir workflow
 """
 _KEYS = {
-    **dict.fromkeys((*_OWN, "optimizer", "runner", "total_epochs", "total_iters")),
+    **dict.fromkeys((*_OWN, "optimizer", "auto_scale_lr", "runner", "total_epochs", "total_iters")),
     **dict.fromkeys(_OTHERS.split(), "is not part of the schedules"),
     "custom_hooks": "hooks are not part of the schedules",
-    "paramwise_cfg": "parameter groups are not part of the schedules",
+    "paramwise_cfg": "is read where it stands in optimizer",
     "_base_": "is followed only where the config is given as the path of its file",
 }
 """Keys of whole configs, with what to say of those that are not read."""

@@ -101,8 +101,6 @@ def read_run(settings: Settings, facts: Facts, per_step: Any, notes: Notes) -> R
     total = None if batches is None else int(batches)
     optimizer = settings.take("optimizer")
     optimizer_class = facts.get("optimizer") or (optimizer.get("type") if isinstance(optimizer, Mapping) else None)
-    if optimizer is not None:
-        notes.unmapped("optimizer", "the optimiser and its groups are not part of the schedules")
     short = (total or 0) % exact(per_step) != 0
     return Run(by_epochs, None if epochs is None else int(epochs), total, short, optimizer_class)
 

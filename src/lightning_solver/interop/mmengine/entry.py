@@ -15,6 +15,7 @@ from lightning_solver.interop.base import (
     imported_spec,
     refuse_other_peers,
 )
+from lightning_solver.interop.mmengine.optimizer import read_optimizer
 from lightning_solver.interop.mmengine.run import read_per_step, read_run
 from lightning_solver.interop.mmengine.schedulers import read_schedulers
 from lightning_solver.interop.mmengine.together import schedule_of
@@ -22,12 +23,13 @@ from lightning_solver.interop.reading import Call, load, read_python
 
 
 def from_mmengine(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the schedules of an MMEngine config.
+    """Read the schedules, the optimiser and the parameter groups of an MMEngine config.
 
     Args:
         config: A whole config, or ``param_scheduler`` alone: one scheduler or a list of them; a mapping, the path of a
-            .py (with its ``_base_``), .yaml or .json file, or Python text. Read are ``param_scheduler``, ``train_cfg``
-            and ``accumulative_counts`` of ``optim_wrapper``.
+            .py (with its ``_base_``), .yaml or .json file, or Python text. Read are ``param_scheduler``, ``train_cfg``,
+            ``optim_wrapper`` (its optimiser, ``paramwise_cfg``, ``constructor``, ``accumulative_counts``) and
+            ``auto_scale_lr``.
         facts: What the config leaves open. ``epochs``, ``iters_per_epoch``, ``total_batches`` or ``total_iters`` are
             needed only where a scheduler cannot be written without them, and make the spec simpler elsewhere;
             ``train_loop`` (``by_epoch`` or ``by_iter``) where there is no ``train_cfg``; ``batches_per_step``. A run
@@ -35,7 +37,8 @@ def from_mmengine(config: Any, *, facts: Mapping[str, Any] | None = None, strict
         strict: Whether a key that is not mapped is an error, not a note.
 
     Returns:
-        The spec and notes. A scheduler that ends with the run is written without an end of its own.
+        The spec and notes. A scheduler that ends with the run is written without an end of its own. Where the config
+        has no optimiser, the spec has none.
 
     Raises:
         SolverError: What MMEngine refuses, at the start or in the middle of the run; schedulers of several optimisers;
@@ -63,22 +66,22 @@ def from_mmengine(config: Any, *, facts: Mapping[str, Any] | None = None, strict
     schedules: dict[str, Phases] = {}
     for option in dict.fromkeys(reader.option for reader in readers):
         schedules[option] = schedule_of([reader for reader in readers if reader.option == option], per_step)
+    fields = {} if alone else read_optimizer(settings, per_step, notes)
     settings.rest(_why, _KEYS)
-    return notes.imported(imported_spec(schedules), strict)
+    return notes.imported(imported_spec(schedules, **fields), strict)
 
 
 _KEYS = {
-    "auto_scale_lr": "scales the learning rate itself, where it is enabled, and is not part of the schedules",
     "custom_hooks": "hooks are not part of the schedules",
     "_base_": "is followed only where the config is given as the path of its file",
-    **dict.fromkeys(("param_scheduler", "optim_wrapper", "train_cfg"), ""),
+    **dict.fromkeys(("param_scheduler", "optim_wrapper", "optimizer", "auto_scale_lr", "train_cfg"), ""),
     **dict.fromkeys(
         (
             *("model", "data_preprocessor", "dataset_type", "data_root", "train_pipeline", "val_pipeline"),
             *("test_pipeline", "train_dataloader", "val_dataloader", "test_dataloader", "val_evaluator"),
             *("test_evaluator", "val_cfg", "test_cfg", "default_hooks", "default_scope", "env_cfg", "visualizer"),
             *("vis_backends", "log_processor", "log_level", "load_from", "resume", "work_dir", "launcher"),
-            *("randomness", "custom_imports", "tta_model", "tta_pipeline", "backend_args", "optimizer"),
+            *("randomness", "custom_imports", "tta_model", "tta_pipeline", "backend_args"),
             *("experiment_name", "cfg", "max_epochs", "max_iters", "base_lr", "img_scale", "num_classes"),
         ),
         "is not part of the schedules",
@@ -96,7 +99,7 @@ def _recognise(data: Mapping[str, Any]) -> None:
     if "param_scheduler" in data:
         return
     refuse_other_peers(data, "from_mmengine")
-    if not any(key in data for key in ("optim_wrapper", "train_cfg", "calls")):
+    if not any(key in data for key in ("optim_wrapper", "optimizer", "auto_scale_lr", "train_cfg", "calls")):
         close = nearest("param_scheduler", data, 1)
         do = f"rename {close[0]}" if close else "give param_scheduler"
         raise SolverError("param_scheduler", "is missing", got=f"keys {', '.join(map(str, data)) or '(none)'}", do=do)

@@ -10,6 +10,7 @@ from typing import Any
 from lightning_solver.durations import exact
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Notes, Settings, length
+from lightning_solver.interop.mmengine.optimizer import several
 from lightning_solver.interop.mmengine.point import END, Point, point_of
 from lightning_solver.interop.reading import Name
 
@@ -105,12 +106,15 @@ def read_per_step(settings: Settings, facts: Facts) -> Any:
     config, fact = settings.take("optim_wrapper"), facts.get("batches_per_step")
     if config is None:
         return fact or 1
-    several = isinstance(config, Mapping) and "optimizer" not in config and "type" not in config
-    inner = [value for value in config.values() if isinstance(value, Mapping)] if several else []
-    if several and inner:
-        counts = {int(value.get("accumulative_counts", 1)) for value in inner}
-        what = "has several optimisers: the schedules are those of each of them"
-        settings.notes.unmapped("optim_wrapper", what)
+    if several(config):
+        inner = {str(key): value for key, value in config.items() if isinstance(value, Mapping)}
+        counts = {int(value.get("accumulative_counts", 1)) for value in inner.values()}
+        what = (
+            "has several optimisers, which is for manual optimisation: the schedules are those of each of them; import"
+        )
+        settings.notes.unmapped(
+            "optim_wrapper", f"{what} {', '.join(inner)} one by one for the optimiser and its groups"
+        )
         if len(counts) > 1:
             do = "import them one by one"
             raise SolverError("optim_wrapper", "accumulates differently by optimiser", got=str(sorted(counts)), do=do)
@@ -124,8 +128,6 @@ def read_per_step(settings: Settings, facts: Facts) -> Any:
         got = f"{count}, and facts.batches_per_step {fact}"
         do = "leave one of them out"
         raise SolverError(wrapper.path("accumulative_counts"), "contradicts the facts", got=got, do=do)
-    wrapper.ignore("_delete_", *(("type",) if wrapper.take("type") == "OptimWrapper" else ()))
-    wrapper.rest(lambda _: "the optimiser, its groups, clipping and precision are not part of the schedules")
     return (fact or 1) if count is None else int(count)
 
 

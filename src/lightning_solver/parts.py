@@ -1,0 +1,150 @@
+"""The parts of a module that have an optimiser of their own: which parameters are whose, and what belongs together."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.plan import Plan
+from lightning_solver.real_steps import RealSteps
+from lightning_solver.rules.inventory import Parameter, take_inventory
+from lightning_solver.scheduler import PlanScheduler
+from lightning_solver.several import CHECKPOINT_KEY as _KEY
+from lightning_solver.spec import SolverSpec
+
+
+@dataclass
+class Part:
+    """An optimiser of a run with all that belongs to it.
+
+    Args:
+        name: The name of its spec; ``solver`` where there is one spec only.
+        plan: Its plan.
+        optimizer: The optimiser.
+        scheduler: What moves its options; ``last_epoch`` is the number of steps that it has made.
+        real_steps: Watches which of its steps are real.
+        earlier: Steps that it made in an earlier ``fit`` of the same Trainer.
+        gathered: Batches whose gradients wait for its next step.
+        window: Of how many batches that step is.
+    """
+
+    name: str
+    plan: Plan
+    optimizer: Optimizer
+    scheduler: PlanScheduler
+    real_steps: RealSteps
+    earlier: int = 0
+    gathered: int = 0
+    window: int = 1
+
+    @property
+    def parameters(self) -> list[Any]:
+        """The tensors that it trains."""
+        return [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
+
+
+def batches_per_step(spec: SolverSpec) -> Fraction:
+    """How many batches a step of this optimiser takes under manual optimisation."""
+    return Fraction(1) if spec.batches_per_step is None else Fraction(spec.batches_per_step)
+
+
+def share_out(specs: Mapping[str, SolverSpec], module: nn.Module) -> dict[str, SolverSpec]:
+    """The specs with ``only`` filled in, once it is clear that each trainable parameter belongs to exactly one.
+
+    Args:
+        specs: The specs by name. A name is that of a submodule or parameter, unless ``only`` says what it stands for.
+        module: The module.
+
+    Raises:
+        SolverError: A name that the module does not have; a parameter that belongs to no spec, or to several.
+    """
+    full = {name: spec.replace(only=_patterns(name, spec, module)) for name, spec in specs.items()}
+    lost: list[str] = []
+    for parameter in take_inventory(module):
+        owners = [name for name, spec in full.items() if _is_among(parameter, spec)]
+        if len(owners) > 1:
+            what = "would be trained by more than one optimiser"
+            do = "narrow the settings only, so that it belongs to one"
+            raise SolverError(parameter.name, what, got=" and ".join(owners), do=do)
+        if not owners and parameter.tensor.requires_grad:
+            lost.append(parameter.name)
+    if lost:
+        got = f"{len(lost)} such parameters" if len(lost) > 1 else f"optimisers {', '.join(full)}"
+        do = "add an optimiser for it, let the setting only of one cover it, or freeze it (requires_grad_(False))"
+        raise SolverError(lost[0], "is trainable, but no optimiser trains it", got=got, do=do)
+    return full
+
+
+def default_only(name: str, module: nn.Module) -> tuple[str, ...]:
+    """The parameters that a name stands for; none where it is neither a submodule nor a parameter."""
+    if name in dict(module.named_modules()):
+        return (f"{name}.*",)
+    return (name,) if name in dict(module.named_parameters()) else ()
+
+
+def _patterns(name: str, spec: SolverSpec, module: nn.Module) -> Sequence[str]:
+    if spec.only is not None:
+        return (spec.only,) if isinstance(spec.only, str) else spec.only
+    found = default_only(name, module)
+    if not found:
+        known = [known for known, _ in module.named_modules() if known]
+        do = f"{suggestion(name, known, 'submodules')} Or say by only: [...] which parameters it trains"
+        raise SolverError(f"solver.{name}", "the module has no submodule of this name", got=repr(name), do=do)
+    return found
+
+
+def _is_among(parameter: Parameter, spec: SolverSpec) -> bool:
+    patterns: Sequence[str] = spec.only or ()
+    return any(fnmatch.fnmatchcase(place.name, pattern) for place in parameter.places for pattern in patterns)
+
+
+# ------------------------------------------------------------------ checkpoints
+
+
+def sign(checkpoint: dict[str, Any], parts: Mapping[str, Part]) -> None:
+    """Note in a checkpoint whose the states are, which Lightning saves and restores by their place."""
+    checkpoint[_KEY] = {"names": list(parts), "gathered": {part.name: part.gathered for part in parts.values()}}
+
+
+def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
+    """The names of the optimisers whose states a checkpoint holds; ``None`` where it does not say."""
+    return list(checkpoint[_KEY]["names"]) if _KEY in checkpoint else None
+
+
+def sort_states(checkpoint: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """Bring the states in a checkpoint into the order in which the present optimisers stand.
+
+    Args:
+        checkpoint: What was loaded; it is changed.
+        names: The names of the present optimisers.
+
+    Returns:
+        What there is to say of it: the gradients that were lost.
+
+    Raises:
+        SolverError: The checkpoint holds the states of other optimisers.
+    """
+    saved = names_in(checkpoint)
+    if saved is None and len(names) == 1:
+        return []
+    if saved is None or set(saved) != set(names):
+        then = "one of unknown name" if saved is None else ", ".join(saved)
+        what = "the checkpoint holds the states of other optimisers"
+        do = "resume by the names that it was written with, or load the weights alone"
+        raise SolverError("ckpt_path", what, got=f"{then} then, {', '.join(names)} now", do=do)
+    for key in ("optimizer_states", "lr_schedulers"):
+        if key in checkpoint:
+            checkpoint[key] = [checkpoint[key][saved.index(name)] for name in names]
+    checkpoint[_KEY] = {**checkpoint[_KEY], "names": list(names)}
+    return [
+        f"{name}: {count} {'batch' if count == 1 else 'batches'}"
+        for name, count in checkpoint[_KEY]["gathered"].items()
+        if count
+    ]
