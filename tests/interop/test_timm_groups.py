@@ -304,6 +304,10 @@ def test_a_rate_for_a_number_of_samples(script, rate):
         (factory(opt="adamw", eps=1e-3, layer_decay=0.7), "lr_scale, others leave it without effect"),
         (factory(opt="sgd", betas=(0.9, 0.99)), "betas: has no effect with sgd, as in timm"),
         (factory(opt="sgd", layer_decay_min_scale=0.1), "layer_decay_min_scale: has no effect without layer_decay"),
+        (
+            factory(layer_decay=0.5, layer_decay_min_scale=0.1, layer_decay_no_opt_scale=0.1),
+            "layer_decay_no_opt_scale: freezes nothing: no factor is below 0.1",
+        ),
         (factory(opt="lookahead_adamw"), "Lookahead is wrapped around an optimiser; adamw is read without it"),
         (factory(opt="fast_adamw"), "timm reads fast_adamw as adamw"),
         (factory(opt="adamw", fallback_list=["head*"]), "has no effect with AdamW, as in timm: Muon alone"),

@@ -194,7 +194,7 @@ def sparse_parameters(module: nn.Module) -> list[Tensor]:
     return [
         inner.weight
         for inner in module.modules()
-        if isinstance(inner, (nn.Embedding, nn.EmbeddingBag)) and inner.sparse
+        if isinstance(inner, (nn.Embedding, nn.EmbeddingBag)) and getattr(inner, "sparse", False)
     ]
 
 

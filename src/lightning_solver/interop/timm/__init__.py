@@ -1,4 +1,4 @@
-"""Schedules of timm: the keywords of ``create_scheduler_v2``, the arguments of its ``train.py``, and its classes.
+"""Recipes of timm: keywords of its factories, arguments of its ``train.py``, its classes and groups of parameters.
 
 timm's schedules are functions of ``t``, the number of epochs that are over, or of optimiser steps ("updates"). The
 group holds the value of ``t`` from then on, so that a schedule by epochs is a staircase.

@@ -1,30 +1,39 @@
-"""How a schedule of timm is read."""
+"""How a recipe of timm is read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_solver.interop.base import Facts, Imported, Notes, imported_spec
-from lightning_solver.interop.reading import load
+from lightning_solver.interop.base import Facts, Imported, Notes, Phases, imported_spec
+from lightning_solver.interop.reading import Call, load
 from lightning_solver.interop.timm.arguments import CLASSES
 from lightning_solver.interop.timm.classes import of_class
-from lightning_solver.interop.timm.factory import of_factory
-from lightning_solver.interop.timm.forms import read_config
+from lightning_solver.interop.timm.factory import of_factory, rest_of_script
+from lightning_solver.interop.timm.forms import read_config, says_schedule
+from lightning_solver.interop.timm.script import OPTIMIZER, of_script
+from lightning_solver.interop.timm.split import split
 
 
 def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read a schedule of timm 1.0 as a spec.
+    """Read a recipe of timm 1.0 as a spec: its optimiser, its groups of parameters, its schedule, or some of these.
 
     Args:
-        config: One of: ``{"create_scheduler_v2": {...}}``, its keywords alone, or the text of the call;
-            ``{"create_scheduler": {...}}``; the arguments of ``train.py`` by name, with dashes or underscores, or the
-            ``args.yaml`` that it wrote; a class of ``timm.scheduler``, as ``{"type": "CosineLRScheduler", ...}`` or as
-            the text of the call. Or the path of a ``.yaml``, ``.json`` or ``.py`` file with one of these.
+        config: Of the schedule, one of: ``{"create_scheduler_v2": {...}}``, its keywords alone, or the text of the
+            call; ``{"create_scheduler": {...}}``; a class of ``timm.scheduler``, as ``{"type": "CosineLRScheduler",
+            ...}`` or as the text of the call. Of the optimiser, beside it in one mapping or text, or alone:
+            ``{"create_optimizer_v2": {...}}`` or the text of the call; ``{"create_optimizer": {...}}``;
+            ``{"param_groups_layer_decay": {...}, "optimizer": {"type": "AdamW", ...}}`` or its text,
+            ``AdamW(param_groups_layer_decay(model), lr=1e-3)``. Of both: the arguments of ``train.py`` by name, with
+            dashes or underscores, or the ``args.yaml`` that it wrote. Or the path of a ``.yaml``, ``.json`` or ``.py``
+            file with one of these.
         facts: What the config leaves open: ``epochs`` or ``total_iters`` where the run is not as long as timm would
             make it, ``iters_per_epoch`` where a length in updates is rounded, ``base_lr`` where a group's rate may lie
             below ``min_lr``, ``lr_scale`` for ``sched="none"``, ``metrics`` by name for a plateau.
         strict: Whether a key that is not mapped is an error.
+
+    Returns:
+        A spec with what the config says, and notes. Without an optimiser in it the spec is good for curves.
 
     Raises:
         SolverError: What timm refuses, what has no counterpart, a config of another system, a fact that is needed.
@@ -33,9 +42,33 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
         >>> imported = from_timm("CosineLRScheduler(optimizer, t_initial=20, t_in_epochs=False)")
         >>> imported.spec.to_dict()["schedules"]["lr"][0]
         {'class_path': 'Cosine', 'init_args': {'until': 20}}
+        >>> from_timm({"create_optimizer_v2": {"opt": "sgd", "lr": 0.1}}).spec.to_dict()["optimizer"]
+        {'name': 'SGD', 'args': {'lr': 0.1, 'weight_decay': 0.0, 'nesterov': True, 'momentum': 0.9}}
     """
     notes = Notes()
     known = Facts(facts, notes)
-    name, settings = read_config(load(config), notes)
-    phases = (of_class if name in CLASSES else of_factory)(name, settings, known)
-    return notes.imported(imported_spec({} if phases is None else {"lr": phases}), strict)
+    parts = split(load(config), notes)
+    fields, phases, scheduled = parts.optimizer, None, False
+    if fields is None or says_schedule(parts.rest):
+        fields, phases, scheduled = _read(parts.rest, fields, known, notes)
+    elif isinstance(parts.rest, Mapping):
+        for key, value in parts.rest.items():
+            if not isinstance(value, Call):
+                notes.unmapped(str(key), "is not part of the optimiser or the schedules")
+    if fields is not None and fields.get("depth") and not scheduled:
+        what = "timm's own schedulers multiply by lr_scale, others leave it without effect; here the rates contain it"
+        notes.say("layer_decay", what)
+    return notes.imported(imported_spec({} if phases is None else {"lr": phases}, **(fields or {})), strict)
+
+
+def _read(
+    config: Any, fields: dict[str, Any] | None, facts: Facts, notes: Notes
+) -> tuple[dict[str, Any] | None, Phases | None, bool]:
+    """The schedule and, of the script's arguments, the optimiser; and whether there is a schedule."""
+    name, settings = read_config(config, notes)
+    if name == "train.py" and fields is None and any(key in settings for key in OPTIMIZER):
+        fields = of_script(settings, complete=False)
+        if not says_schedule(settings):
+            rest_of_script(settings, name)
+            return fields, None, False
+    return fields, (of_class if name in CLASSES else of_factory)(name, settings, facts), True

@@ -27,6 +27,7 @@ from lightning_solver.interop.timm.parts import Parts
 from lightning_solver.interop.timm.plateau import monitor_of, plateau_phases
 from lightning_solver.interop.timm.ramp import Ramp, read_ramp
 from lightning_solver.interop.timm.run import Run, base_rates
+from lightning_solver.interop.timm.script import OPTIMIZER
 from lightning_solver.interop.timm.source import Source
 from lightning_solver.interop.timm.stairs import multistep_parts, step_parts
 from lightning_solver.interop.timm.wsd import factory_stable, stable_parts
@@ -76,7 +77,7 @@ def of_factory(form: str, settings: Settings, facts: Facts) -> Phases | None:
         *(source.name(name) for name in source.defaults), *(ARGUMENTS.get(n, n) for n in FACTORY) if script else FACTORY
     )
     if script:
-        _rest(settings)
+        rest_of_script(settings, form)
     return phases
 
 
@@ -151,15 +152,16 @@ def _unscheduled(facts: Facts, notes: Notes) -> Phases | None:
     return PerGroup(tuple(Constant(absolute(base)) for base in bases))
 
 
-def _rest(settings: Settings) -> None:
-    """Note what is not mapped: most arguments of the script have nothing to do with its schedules."""
-    names = [*SHARED, "sched_on_updates"]
+def rest_of_script(settings: Settings, form: str) -> None:
+    """Note what is not mapped: most arguments of the script have nothing to do with optimiser and schedule."""
+    names = [*SHARED, "sched_on_updates", *OPTIMIZER]
 
     def why(key: str) -> str:
         close = get_close_matches(key, names, 1, cutoff=0.8)
         return f"is not part of the schedules{f'; did you mean {close[0]}?' if close else ''}"
 
     for key, nothing in (("lr", None), ("grad_accum_steps", 1)):  # which may have been read
-        if settings.take(key) not in (None, nothing):
+        mapped = key == "lr" and form == "train.py"
+        if not mapped and settings.take(key) not in (None, nothing):
             settings.notes.unmapped(settings.path(key), why(key))
     settings.rest(why)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -87,6 +87,7 @@ class Ask:
         need_steps: Raises the error that the length of the run has to be known, for a key that needs it.
         notes: Takes notes.
         monitor: Metric that a plateau follows.
+        optimizer: Fields of the spec that say the optimiser and the groups.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Ask:
     need_steps: Callable[[str], Any]
     notes: Notes
     monitor: str = "eval_loss"
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
 
 
 def relative_to_default(ask: Ask, key: str, rate: float) -> float:

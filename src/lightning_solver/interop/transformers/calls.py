@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.interop.base import Notes, refuse_other_peers
+from lightning_solver.interop.optimizers import TORCH
 from lightning_solver.interop.reading import Call, read_calls
 from lightning_solver.interop.transformers.fields import mapping
 from lightning_solver.interop.transformers.policies import FUNCTIONS
@@ -15,12 +16,12 @@ from lightning_solver.interop.transformers.policies import FUNCTIONS
 def find_call(config: Any, notes: Notes) -> Call:
     """The call that makes the schedule."""
     if isinstance(config, (str, Call)):
-        calls = read_calls(config, "config")
+        calls = everything = read_calls(config, "config")
     elif isinstance(config, Mapping):
         refuse_other_peers(config, "from_transformers")
         values = [value for value in config.values() if isinstance(value, Call)]
-        calls = [*values, *(call for call in config.get("calls", ()) if isinstance(call, Call))]
-        calls = [call for call in calls if _is_maker(call.name)]
+        everything = [*values, *(call for call in config.get("calls", ()) if isinstance(call, Call))]
+        calls = [call for call in everything if _is_maker(call.name)]
         for key, value in config.items():
             if _is_maker(str(key)):
                 calls.append(Call(str(key), (), mapping(value, str(key))))
@@ -32,6 +33,9 @@ def find_call(config: Any, notes: Notes) -> Call:
     else:
         do = "give a mapping, the text of a call, or the path of a file"
         raise SolverError("config", "is not a transformers recipe", got=repr(config)[:120], do=do)
+    for call in everything:
+        if call.name in TORCH:
+            notes.unmapped(call.name, "is not mapped: it makes an optimiser by hand; read it with from_torch")
     known = [call for call in calls if _is_maker(call.name)]
     if len(known) != 1:
         names = [*FUNCTIONS, "get_scheduler", "TrainingArguments"]

@@ -17,7 +17,7 @@ from lightning_solver.interop.transformers.training_arguments import read_traini
 
 
 def from_transformers(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the schedule of a transformers recipe as a spec.
+    """Read the schedule of a transformers recipe as a spec, and of ``TrainingArguments`` the optimiser too.
 
     Args:
         config: ``{"TrainingArguments": {...}}``; the fields of ``TrainingArguments`` themselves; ``{"get_scheduler":
@@ -30,7 +30,8 @@ def from_transformers(config: Any, *, facts: Mapping[str, Any] | None = None, st
         strict: Whether a key that is not mapped is an error.
 
     Returns:
-        A spec with ``schedules.lr``, and notes.
+        A spec with ``schedules.lr``, and notes. Of ``TrainingArguments`` it has the optimiser and what is not decayed,
+        unless fields are given without that name and none of them is about the optimiser.
 
     Raises:
         SolverError: What transformers refuses; a schedule of its that follows a metric in both directions
@@ -50,7 +51,7 @@ def from_transformers(config: Any, *, facts: Mapping[str, Any] | None = None, st
     _check_arguments(ask, policy)
     phases = policy.make(ask)
     ask.run.explain(policy, notes)
-    return notes.imported(imported_spec({"lr": phases}), strict)
+    return notes.imported(imported_spec({"lr": phases}, **ask.optimizer), strict)
 
 
 def _check_arguments(ask: Ask, policy: Policy) -> None:

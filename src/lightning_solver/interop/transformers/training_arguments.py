@@ -13,10 +13,11 @@ from lightning_solver.interop.base import Facts, Notes, Settings
 from lightning_solver.interop.reading import Call, Name
 from lightning_solver.interop.transformers.ask import Ask, Run
 from lightning_solver.interop.transformers.fields import own_arguments, scheduler_name
+from lightning_solver.interop.transformers.optimizer import FIELDS, read_optimizer
 
 
 def read_training_arguments(call: Call, facts: Facts, notes: Notes) -> Ask:
-    """The schedule that a ``Trainer`` makes of its arguments."""
+    """The schedule that a ``Trainer`` makes of its arguments, and its optimiser."""
     settings = Settings(call.bound(("output_dir",), call.name or "TrainingArguments"), call.name, notes)
     name = scheduler_name(settings, "lr_scheduler_type", "linear")
     own, own_where = own_arguments(settings, "lr_scheduler_kwargs", name, notes)
@@ -44,14 +45,13 @@ def read_training_arguments(call: Call, facts: Facts, notes: Notes) -> Ask:
     monitor = "eval_loss"
     if name == "reduce_lr_on_plateau":
         monitor = _monitor(settings, own.get("mode", "min"), notes)
-    settings.number("learning_rate")
-    if "learning_rate" in settings:
-        notes.unmapped(settings.path("learning_rate"), "is the optimiser's, not part of the schedules")
+    optimizer = read_optimizer(settings, notes)
     if settings.number("gradient_accumulation_steps", 1, low=1) != 1:
         what = "the schedules count optimiser steps, not batches; the accumulation itself is not part of them"
         notes.unmapped(settings.path("gradient_accumulation_steps"), what)
-    settings.rest(_why, [*_OTHERS, *_OPTIMISER])
-    return Ask(name, Settings(own, own_where, notes), own, run, default_lr, need_steps, notes, monitor)
+    settings.rest(_why, [*_OTHERS, *FIELDS, "max_grad_norm"])
+    arguments = Settings(own, own_where, notes)
+    return Ask(name, arguments, own, run, default_lr, need_steps, notes, monitor, optimizer)
 
 
 def _total_steps(settings: Settings, facts: Facts, notes: Notes) -> tuple[int | None, str]:
@@ -119,12 +119,11 @@ def _monitor(settings: Settings, mode: Any, notes: Notes) -> str:
 
 
 def _why(key: str) -> str | None:
-    if key in _OPTIMISER or key.startswith("adam_"):
-        return "is the optimiser's, not part of the schedules"
+    if key == "max_grad_norm":
+        return "is not mapped: it clips gradients"
     return "is not part of the schedules" if key in _OTHERS else None
 
 
-_OPTIMISER = ("adafactor", "learning_rate", "max_grad_norm", "optim", "optim_args", "weight_decay")
 _FIELDS = """
     accelerator_config activation_checkpointing activation_checkpointing_kwargs auto_find_batch_size
     average_tokens_across_devices batch_eval_metrics bf16 bf16_full_eval data_seed dataloader_drop_last
@@ -139,7 +138,7 @@ _FIELDS = """
     include_tokens_per_second jit_mode_eval label_names label_smoothing_factor length_column_name
     liger_kernel_config load_best_model_at_end local_rank log_level log_level_replica log_on_each_node logging_dir
     logging_first_step logging_nan_inf_filter logging_steps logging_strategy metric_for_best_model
-    neftune_noise_alpha no_cuda optim_target_modules output_dir overwrite_output_dir parallelism_config past_index
+    neftune_noise_alpha no_cuda output_dir overwrite_output_dir parallelism_config past_index
     per_device_eval_batch_size per_device_train_batch_size prediction_loss_only project push_to_hub ray_scope
     remove_unused_columns report_to restore_callback_states_from_checkpoint resume_from_checkpoint run_name
     save_on_each_node save_only_model save_safetensors save_steps save_strategy save_total_limit seed

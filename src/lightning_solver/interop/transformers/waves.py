@@ -115,6 +115,8 @@ def cosine_warmup_with_min_lr(ask: Ask) -> Phases:
     opening: Part = (Constant(float(start)), Fraction(1))
     if not ends:
         return ahead.phases([opening], Over(after, begin=0))
+    if ends[0][1] == 1 and after is HOLD:  # the cosine ends where the warm-up does
+        return ahead.phases([opening], Constant(low))
     arc = Over(
         ends[0][0], begin=0, end=ends[0][1] if isinstance(ends[0][1], str) else length(Fraction(ends[0][1] or 0))
     )
