@@ -496,7 +496,7 @@ def test_names_with_wildcards_are_meant_as_they_are():
 @pytest.mark.parametrize(
     ("config", "unmapped", "note"),
     [
-        ("Adam([var1, var2], lr=0.0001)", "optimizer.params", "var1 is taken to stand for all parameters"),
+        ("Adam([var1, var2], lr=0.0001)", "optimizer.params", "[var1, var2] is taken to stand for all"),
         ("SGD(get_params(model), lr=0.1)", "optimizer.params", "get_params(model) is taken to stand for all"),
         ("opt = SGD(model.parameters(), lr=0.1, momentm=0.9)", "opt.momentm", "did you mean momentum"),
         (
@@ -544,10 +544,10 @@ def test_an_optimiser_of_another_package_is_named_by_its_path():
         "name": "bitsandbytes.optim.AdamW8bit",
         "args": {"lr": 0.1, "percentile": 95},
     }
-    text = "from timm.optim import Lamb\noptimizer = Lamb([{'params': m.a.parameters(), 'lr': 1.0, 'x': 2}], lr=0.1)"
+    text = "from timm.optim import Lamb\noptimizer = Lamb([{'params': m.a.parameters(), 'x': 2, 'name': 'a'}], lr=0.1)"
     spec = from_torch(text, strict=True).spec
     assert spec.optimizer.name == "timm.optim.Lamb"
-    assert spec.rules[-1].set == {"x": 2}
+    assert (spec.rules[-1].set, spec.rules[-1].name) == ({"x": 2}, "a")
     assert from_torch({"class_path": "torch.optim.SGD"}).spec.optimizer.name == "SGD"
 
 
@@ -577,6 +577,13 @@ def test_an_optimiser_of_another_package_is_named_by_its_path():
         ("SGD(model.parameters(), lr=0.1, **extra)", "has arguments that are not literals; got **extra"),
         ("Adam(model.parameters(), betas=(args.b1, 0.9))", "optimizer.betas: is not a literal"),
         ("SGD([{'params': m.a.parameters(), 'lr': args.lr}], lr=1)", "lr: is not a literal; got args.lr"),
+        (
+            "SGD(m.layers[-1].parameters(), lr=1)",
+            "optimizer.params: it cannot be told which parameters these are; got -1",
+        ),
+        ("SGD(m.parameters(recurse=False), lr=1)", "it cannot be told which parameters these are"),
+        ("SGD((p for p in m.parameters() if not p.requires_grad), lr=1)", "got not p.requires_grad"),
+        ("SGD([{'params': m.parameters(), **more}], lr=1)", "has a key that is not a text"),
         ("SGD([{'lr': 0.5}], lr=1)", "has a group without params"),
         ("SGD([{'params': m.a.parameters()}, m.b.weight], lr=1)", "has groups beside parameters"),
         ("SGD(lr=0.1)", "optimizer.params: is missing"),

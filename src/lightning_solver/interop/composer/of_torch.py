@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import FACTS, Imported
 from lightning_solver.interop.composer.clock import Clock
+from lightning_solver.interop.composer.optimizer import Optimizer
 from lightning_solver.interop.reading import Call
 
 
@@ -47,7 +48,9 @@ _TORCH: dict[str, tuple[str, ...]] = {
 """Schedulers of torch; those that ``scale_schedule_ratio`` reaches with the argument that it changes."""
 
 
-def read_torch(calls: Sequence[Call], clock: Clock, every_batch: bool, strict: bool) -> Imported:
+def read_torch(
+    calls: Sequence[Call], clock: Clock, every_batch: bool, strict: bool, optimizer: Optimizer | None
+) -> Imported:
     """Schedulers of torch, which the trainer steps by the epoch unless told otherwise."""
     from lightning_solver.interop.torch import from_torch
 
@@ -60,11 +63,13 @@ def read_torch(calls: Sequence[Call], clock: Clock, every_batch: bool, strict: b
         facts.setdefault("epochs", clock.run.value)
     if clock.length is not None:
         facts.setdefault("total_iters", math.ceil(clock.length))
-    read = from_torch({"schedulers": scaled}, facts=facts, strict=strict)
+    made = {} if optimizer is None else {"optimizer": optimizer.made}
+    read = from_torch({"schedulers": scaled, **made}, facts=facts, strict=strict)
     for note in read.notes:
         where, _, what = note.partition(": ")
         notes.say(where, what)
-    return notes.imported(read.spec, strict)
+    spec = read.spec if optimizer is None else read.spec.replace(rules=(*read.spec.rules, *optimizer.rules))
+    return notes.imported(spec, strict)
 
 
 def _scaled(call: Call, ratio: float) -> Call:

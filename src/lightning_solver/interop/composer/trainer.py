@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_solver.errors import SolverError
-from lightning_solver.interop.base import refuse_other_peers
+from lightning_solver.interop.base import Notes, refuse_other_peers
 from lightning_solver.interop.reading import Call, Name, Unread, read_calls
 
 
@@ -43,10 +43,27 @@ def scheduler_calls(config: Any, where: str) -> list[Call]:
     return read_calls(list(items), where)
 
 
+def note_algorithms(config: Any, notes: Notes) -> None:
+    """Say of every algorithm of a trainer that it is not mapped, and what to do about those that concern a solver."""
+    for one in [] if config is None else config if isinstance(config, (list, tuple)) else [config]:
+        try:
+            names = [call.name for call in read_calls(one, "algorithms")]
+        except SolverError:
+            names = [type(one).__name__]
+        for name in names:
+            what = _ALGORITHMS.get(name, "is not part of the solver")
+            notes.unmapped("algorithms", f"is not mapped: {name} {what}")
+
+
+_ALGORITHMS = {
+    "LayerFreezing": "freezes more and more of the modules in their order, which only the model knows: write rules "
+    "with frozen_from",
+    "SAM": "makes two passes for one step: name an optimiser that does so",
+}
+
+
 def why(key: str) -> str | None:
     """What to say of an argument that nobody read."""
-    if key in ("optimizers", "optimizer"):
-        return "is the optimiser's, not part of the schedules"
     if key == "device_train_microbatch_size":
         return "is not part of the schedules, which count whole batches"
     return "is not part of the schedules" if key in OTHERS else None

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Imported, Notes, Phases, imported_spec
 from lightning_solver.interop.reading import load
 from lightning_solver.interop.torch.group import one_group
+from lightning_solver.interop.torch.groups import rules_of
+from lightning_solver.interop.torch.made import Made
 from lightning_solver.interop.torch.reading import Given
+from lightning_solver.interop.torch.script import text_of
 from lightning_solver.schedules import PerGroup
 
 
 def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read schedulers of torch as a spec.
+    """Read schedulers and an optimiser of torch as a spec.
 
     Args:
-        config: The text of one or more constructor calls (``StepLR(optimizer, 30)``, also with assignments); a mapping
-            with ``class_path`` and ``init_args``, or of a class name to its arguments; such a mapping as Lightning
-            wraps it (``scheduler``, ``interval``, ``frequency``, ``monitor``); a scheduler of torch itself, not yet
-            stepped; a list of these, all stepped together; a mapping with ``schedulers`` and, beside it, ``step_on``,
-            ``step_call`` (such as ``scheduler.step(epoch + i / iters)``) or ``swa_start``; a whole configuration of
-            LightningCLI; the path of a file that holds one of these.
+        config: The text of one or more constructor calls (``StepLR(optimizer, 30)``, also with assignments) or of a
+            script with them; a mapping with ``class_path`` and ``init_args``, or of a class name to its arguments; such
+            a mapping as Lightning wraps it (``scheduler``, ``interval``, ``frequency``, ``monitor``); a scheduler of
+            torch itself, not yet stepped; an optimiser itself; a list of these, all stepped together; a mapping with
+            ``schedulers`` and, beside it, ``optimizer``, ``step_on``, ``step_call`` (such as
+            ``scheduler.step(epoch + i / iters)``) or ``swa_start``; a whole configuration of LightningCLI; the path of
+            a file that holds one of these.
         facts: ``step_on`` (``step`` or ``epoch``), unless the config says when ``step()`` is called or it is
             ``OneCycleLR`` or ``CyclicLR``; ``total_iters`` or ``epochs`` where the run is longer or shorter than the
             schedulers are made for; ``functions`` for lambdas that stand in a text; ``optimizer``; ``base_lr``.
         strict: Whether a key that is not mapped is an error.
 
     Raises:
-        SolverError: What torch refuses, what cannot be known, and the few combinations that no schedule expresses.
+        SolverError: What torch refuses, what cannot be known (which parameters a group has, for one), several
+            optimisers, and the few combinations that no schedule expresses.
 
     Example:
+        >>> script = "SGD([{'params': net.base.parameters(), 'lr': 0.01}, {'params': net.head.parameters()}], lr=0.1)"
+        >>> [rule.describe() for rule in from_torch(script).spec.rules]
+        ['in no group', 'match base.*']
         >>> imported = from_torch("MultiStepLR(optimizer, milestones=[30, 80])", facts={"step_on": "epoch"})
         >>> imported.spec.to_dict()["schedules"]
         {'lr': {'class_path': 'MultiStep', 'init_args': {'at': ['30ep', '80ep']}}}
@@ -39,27 +47,49 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
     notes = Notes()
     known = Facts(facts, notes)
     given = Given(known, notes)
-    given.read(load(config), "config")
-    if not given.entries:
+    text = text_of(config)
+    if text is not None:
+        given.read_text(text, "config")
+    else:
+        given.read(load(config), "config")
+    if not given.entries and not given.optimizers:
         do = "give the text of a constructor call, such as StepLR(optimizer, 30)"
-        raise SolverError("config", "has no scheduler of torch", got=repr(config)[:120], do=do)
-    first, sizes = one_group(given, 0)
-    groups = [first]
-    if sizes:
-        count = next(iter(sizes.values()))
-        _check_sizes(sizes, count, known)
-        groups += [one_group(given, i)[0] for i in range(1, count)]
+        raise SolverError("config", "has no scheduler or optimiser of torch", got=repr(config)[:120], do=do)
+    made = _one_optimizer(given.optimizers)
+    given.optimizer = made
+    groups = _schedules_of_groups(given) if given.entries else []
     schedules: dict[str, Phases] = {}
-    for option in first:
+    for option in groups[0] if groups else ():
         each = [group[option] for group in groups]
         same = all(phases == each[0] for phases in each)
         schedules[option] = each[0] if same else PerGroup(each)
-    return notes.imported(imported_spec(schedules), strict)
+    if made is None:
+        return notes.imported(imported_spec(schedules), strict)
+    own = [option for option, phases in schedules.items() if isinstance(phases, PerGroup)]
+    rules = rules_of(made, notes, [{option: group[option] for option in own} for group in groups] if own else ())
+    return notes.imported(imported_spec(schedules, optimizer=made.spec, rules=rules, tied="first"), strict)
 
 
-def _check_sizes(sizes: Mapping[str, int], count: int, facts: Facts) -> None:
-    base = facts.get("base_lr")
-    expected = len(base) if isinstance(base, (list, tuple)) else count
+def _one_optimizer(optimizers: Sequence[Made]) -> Made | None:
+    if len(optimizers) > 1:
+        got = " and ".join(f"{made.where} ({made.spec.name})" for made in optimizers)
+        do = "import one at a time, each with its schedulers; a spec with only: [...] trains its share of the module"
+        raise SolverError("config", "has several optimisers", got=got, do=do)
+    return optimizers[0] if optimizers else None
+
+
+def _schedules_of_groups(given: Given) -> list[dict[str, Phases]]:
+    """The schedules of every group, or of one where all are alike."""
+    first, sizes = one_group(given, 0)
+    if not sizes:
+        return [first]
+    count = next(iter(sizes.values()))
+    known = given.number_of_groups()
+    _check_sizes(sizes, count if known is None else known)
+    return [first, *(one_group(given, i)[0] for i in range(1, count))]
+
+
+def _check_sizes(sizes: Mapping[str, int], expected: int) -> None:
     for where, size in sizes.items():
         if size != expected:
             got = f"{size} for {expected} groups"

@@ -143,7 +143,7 @@ def momenta(args: Args, base: float, top: float) -> tuple[bool, float, float]:
     """Whether the momentum is cycled, and between which values."""
     cycles = bool(args.take("cycle_momentum", True))
     rest, crest = args.rate("base_momentum", base), args.rate("max_momentum", top)
-    optimizer = args.given.facts.get("optimizer")
+    optimizer = args.given.class_of_optimizer()
     if cycles and optimizer in _WITHOUT_MOMENTUM:
         do = "set cycle_momentum=False"
         raise SolverError(args.path("cycle_momentum"), "the optimiser has no momentum", got=str(optimizer), do=do)

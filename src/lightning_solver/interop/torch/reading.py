@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -14,6 +14,10 @@ from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Notes, Settings, refuse_other_peers
 from lightning_solver.interop.reading import Call, Name, read_calls, read_python
 from lightning_solver.interop.torch.instances import instance, is_instance
+from lightning_solver.interop.torch.made import Made
+from lightning_solver.interop.torch.optimizer import OptimizerReader
+from lightning_solver.interop.torch.optimizer_forms import is_optimizer, is_optimizer_call
+from lightning_solver.interop.torch.script import read_script, text_of
 from lightning_solver.interop.torch.signatures import SIGNATURES
 
 
@@ -47,21 +51,48 @@ class Given:
         self.step_call: tuple[str, int] | None = None
         self.swa_start: int | None = None
         self.lengths: dict[str, Any] = {}
+        self.optimizers: list[Made] = []
+        self.optimizer: Made | None = None
         self._instances: dict[int, Call] = {}
 
     def read(self, config: Any, where: str) -> None:
         """Take in a config, or a part of one."""
-        if isinstance(config, Mapping) and not _is_call(config):
+        if isinstance(config, Made):
+            self.optimizers.append(config)
+        elif is_optimizer(config):
+            self.optimizers.append(OptimizerReader(self.notes).instance(config, where))
+        elif is_optimizer_call(config):
+            self.optimizers.append(OptimizerReader(self.notes).called(config, where))
+        elif isinstance(config, Mapping) and not _is_call(config):
             self._mapping(config, where)
         elif isinstance(config, str) and "(" in config:
-            self._mapping(read_python(config, where), where, text=True)
+            self.read_text(config, where)
         elif isinstance(config, (list, tuple)):
             for i, item in enumerate(config):
                 self.read(item, f"{where}[{i}]")
         else:
             self._add(self._call(config, where), where)
+        self._drop_nested()
+
+    def _drop_nested(self) -> None:
+        """Schedulers that are arguments of others are stepped by these."""
         nested = {id(inner) for entry in self.entries for inner in inside(entry.call)}
         self.entries = [entry for entry in self.entries if id(entry.call) not in nested]
+
+    def read_text(self, text: str, where: str) -> None:
+        """Take in a script: its optimisers, and what else is in it."""
+        script = read_script(text)
+        if script is not None:
+            read = [OptimizerReader(self.notes).written(call) for call in script.optimizers]
+            self.optimizers += [made for made in read if made is not None]
+            for changed in script.changed:
+                do = "is not mapped: give the groups their values where the optimiser is made"
+                self.notes.unmapped(changed, do)
+            text = script.rest
+        data = read_python(text, where)
+        if data or script is None:
+            self._mapping(data, where, text=True, used=script.used if script is not None else ())
+        self._drop_nested()
 
     def _call(self, config: Any, where: str) -> Call:
         if is_instance(config):
@@ -72,7 +103,7 @@ class Given:
         if all(call is not entry.call for entry in self.entries):
             self.entries.append(Entry(call, where, **wrapped))
 
-    def _mapping(self, config: Mapping[str, Any], where: str, text: bool = False) -> None:
+    def _mapping(self, config: Mapping[str, Any], where: str, text: bool = False, used: Iterable[str] = ()) -> None:
         refuse_other_peers(config, "from_torch", where)
         if "scheduler" in config and any(key in config for key in _LIGHTNING):
             self._wrapped(config, where)
@@ -83,6 +114,7 @@ class Given:
                 self._add(Call(key, (), arguments if isinstance(arguments, Mapping) else {}), path)
             return
         settings = Settings(config, "" if where == "config" else where, self.notes)
+        settings.ignore(*used)
         for key, value in config.items():
             if key == "calls" and isinstance(value, list):
                 settings.ignore(key)
@@ -91,6 +123,10 @@ class Given:
             elif isinstance(value, Call):
                 settings.ignore(key)
                 self._statement(value, settings.path(key) if not text else str(key))
+            elif key in ("optimizer", "optimizers") and _says_optimizer(value):
+                settings.ignore(key)
+                for one in value if isinstance(value, (list, tuple)) else [value]:
+                    self.read(one, settings.path(key))
             elif key in _HOLDERS and value is not None:
                 settings.ignore(key)
                 lightning = key.startswith("lr_scheduler") and isinstance(value, Mapping)
@@ -150,6 +186,25 @@ class Given:
                 if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
                     self.lengths.setdefault(fact, value)
 
+    def number_of_groups(self) -> int | None:
+        """How many groups the optimiser has, where that is known."""
+        if self.optimizer is not None:
+            return len(self.optimizer.groups)
+        base = self.facts.get("base_lr")
+        return len(base) if isinstance(base, (list, tuple)) else None
+
+    def rates(self) -> list[float]:
+        """The learning rates of the groups, as far as they are known."""
+        if self.optimizer is not None:
+            return self.optimizer.rates()
+        base = self.facts.get("base_lr")
+        return list(base) if isinstance(base, (list, tuple)) else [] if base is None else [base]
+
+    def class_of_optimizer(self) -> str | None:
+        """The class of the optimiser, where it is known."""
+        known = self.facts.get("optimizer") if self.optimizer is None else self.optimizer.spec.name
+        return None if known is None else str(known)
+
     def length_of_run(self) -> tuple[Fraction | None, Fraction | None]:
         """Optimiser steps and epochs of the run, where they are known."""
 
@@ -169,12 +224,25 @@ class Given:
         return steps, epochs
 
 
-_LIKELY = ("step_on", "step_call", "swa_start", *_HOLDERS)
+_LIKELY = ("optimizer", "step_on", "step_call", "swa_start", *_HOLDERS)
 
 
 def _is_call(config: Any) -> bool:
     return isinstance(config, Mapping) and any(
         key in config and "scheduler" not in config for key in ("class_path", "type", "_target_", "name")
+    )
+
+
+def _says_optimizer(value: Any) -> bool:
+    """Whether a value under ``optimizer`` is one that is read, and not just a name."""
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(map(_says_optimizer, value))
+    return (
+        isinstance(value, Made)
+        or is_optimizer(value)
+        or is_optimizer_call(value)
+        or text_of(value) is not None
+        or _is_call(value)
     )
 
 

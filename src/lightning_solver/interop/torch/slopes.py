@@ -129,8 +129,7 @@ def cosine_lr(args: Args) -> Leaf:
 
 
 def _note_floor(args: Args, key: str, floor: float) -> None:
-    rates = args.given.facts.get("base_lr")
-    for rate in rates if isinstance(rates, (list, tuple)) else [] if rates is None else [rates]:
+    for rate in args.given.rates():
         if rate < floor:
             args.given.notes.say(args.path(key), f"is above the rate {rate:g} of a group, which therefore rises")
 
