@@ -33,8 +33,10 @@ wheel-check: $(STAMP)  ## the built wheel installs into an empty environment, im
 	du -sh .venv-wheel/lib/python3*/site-packages/lightning_solver
 	rm -rf .venv-wheel dist
 
-bench: $(STAMP)  ## schedules and plans beside torch's own schedulers
+bench: $(STAMP)  ## schedules, plans and optimisers beside torch's own
 	$(BIN)/python benchmarks/schedules.py
+	$(BIN)/python benchmarks/plans.py
+	$(BIN)/python benchmarks/optimizers.py
 
 docs: $(STAMP)  ## draws the pictures of docs/curves.md from the YAML that stands in it
 	$(BIN)/python docs/draw_curves.py

@@ -41,7 +41,7 @@ LAYERS = [
         "schedules.chain",
         "schedules.positions",
     },
-    {"optimizer_spec", "factors", "rule", "spec", "presets"},
+    {"optimizer_spec", "factors", "rule", "spec", "presets", "several"},
     {"chart", "schema"},
     {"interop", *(name for name in MODULES if name.startswith("interop."))},
     {
@@ -75,6 +75,8 @@ LAYERS = [
     },
     {"real_steps"},
     {"run_length"},
+    {"parts"},
+    {"manual"},
     {"norm_modes"},
     {
         "callbacks",
@@ -187,11 +189,15 @@ def test_torch_is_not_loaded_before_it_is_needed():
 def test_public_names():
     assert lightning_solver.__all__ == sorted(lightning_solver.__all__)
     assert set(lightning_solver.__all__) == {
+        "ByName",
         "Duration",
+        "FanIn",
+        "LayerDecay",
         "OptimizerSpec",
         "Plan",
         "Rule",
         "RunLength",
+        "Selector",
         "SolverCLI",
         "SolverError",
         "SolverMixin",

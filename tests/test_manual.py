@@ -25,6 +25,7 @@ from lightning_solver import OptimizerSpec, Rule, RunLength, SolverError, Solver
 from lightning_solver.callbacks import RandomState
 from lightning_solver.comparison import compare_parts
 from lightning_solver.files import stored, stored_parts
+from lightning_solver.parts import sort_states
 from lightning_solver.run_length import manual_run_lengths
 from lightning_solver.schedules import Cosine, Linear
 from lightning_solver.several import names_parts
@@ -494,7 +495,8 @@ class Told:
 
     def __init__(self, batches: float, max_epochs: int | None = None, max_steps: int = -1) -> None:
         self.num_training_batches, self.max_epochs, self.max_steps = batches, max_epochs, max_steps
-        self.limit_train_batches, self.train_dataloader, self.ckpt_path = 1.0, object(), None
+        self.limit_train_batches, self.train_dataloader, self.ckpt_path = 1.0, loader(), None
+        self.world_size, self.strategy = 1, None
 
 
 LENGTHS = {
@@ -518,6 +520,7 @@ def test_length_of_the_run(told: Any, each: dict[str, str], expected: dict[str, 
         assert run.batches_per_step == Fraction(each[name])
         epoch = None if told.num_training_batches == float("inf") else told.num_training_batches / Fraction(each[name])
         assert run.steps_per_epoch == epoch
+        assert run.samples_per_step == (4 if run.batches_per_step == 1 else None)
 
 
 @pytest.mark.parametrize(
@@ -724,6 +727,18 @@ def test_other_names_are_refused(tmp_path: Path) -> None:
         resumed(path, made())
 
 
+def test_a_sharded_checkpoint_is_not_put_into_another_order() -> None:
+    """It holds no list of optimiser states: the strategy restores them by their place in the run."""
+    written = {"lightning_solver_parts": {"names": ["a", "b"], "gathered": {"a": 0, "b": 1}}, "lr_schedulers": [1, 2]}
+    assert sort_states(copy.deepcopy(written), ["a", "b"]) == ["b: 1 batch"]
+    with pytest.raises(SolverError, match=r"in another order than in the sharded.*got a, b then, b, a now; name them"):
+        sort_states(copy.deepcopy(written), ["b", "a"])
+    full = {**copy.deepcopy(written), "optimizer_states": ["A", "B"]}
+    for _ in range(2):  # a strategy may have it loaded twice
+        sort_states(full, ["b", "a"])
+    assert (full["optimizer_states"], full["lr_schedulers"]) == (["B", "A"], [2, 1])
+
+
 def test_a_changed_spec_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = saved(tmp_path)
     again = made(Gan, two(generator=one(0.5)))
@@ -731,6 +746,17 @@ def test_a_changed_spec_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture
         resumed(path, again)
     assert "optimizer.args.lr: 0.01 -> 0.5" in caplog.text
     assert again.used["generator"] == again.solver_plans["generator"].curve("lr")[10:].tolist()
+
+
+@pytest.mark.parametrize("single", [True, False], ids=["automatic", "by turns"])
+def test_samples_of_a_step_are_known_on_resume(single: bool, tmp_path: Path) -> None:
+    scaled = one(base_batch_size=8)
+    nets = [made(Net, scaled) if single else made(Gan, dict.fromkeys(PARTS, scaled)) for _ in range(2)]
+    resumed(saved(tmp_path, net=nets[0]), nets[1])
+    assert [run.samples_per_step for run in nets[1].run_lengths().values()] == [4] * len(nets[1].solver_parts)
+    for plan in nets[1].solver_plans.values():
+        assert plan.run.samples_per_step == 4
+        assert plan.groups[0].options["lr"] == pytest.approx(0.005)
 
 
 def test_gradients_of_a_window_are_not_in_a_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

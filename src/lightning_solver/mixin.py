@@ -13,11 +13,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_solver.callbacks.follow_metrics import FollowMetrics
+from lightning_solver.callbacks.freezing import Freezing
+from lightning_solver.callbacks.optimizer_mode import OptimizerMode
 from lightning_solver.callbacks.plan_guard import PlanGuard
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
 from lightning_solver.manual import Turn, alone_trainable
+from lightning_solver.members import lr_factor
+from lightning_solver.optimizers.implementation import unscale_before
 from lightning_solver.optimizers.recipe import resolve_optimizer
 from lightning_solver.parts import Part, batches_per_step, share_out
 from lightning_solver.plain import FrozenDict, field_hints
@@ -110,7 +114,8 @@ class SolverMixin(_Base):
         """The optimiser's learning rate; setting it moves every group, ratios kept."""
         spec = self._single_solver()
         if self.solver_plan is not None:
-            return float(self.solver_plan.recipe.defaults["lr"])
+            plan = self.solver_plan
+            return float(plan.recipe.defaults["lr"]) / lr_factor(plan.spec, plan.run)
         if spec.optimizer is None:
             raise AttributeError("a solver without an optimiser has no learning rate")
         return float(resolve_optimizer(spec.optimizer, spec.lr).defaults["lr"])
@@ -167,6 +172,7 @@ class SolverMixin(_Base):
             if plan.notes:
                 report("notes on the plan:" if single else f"notes on the plan of {name}:", plan.notes)
             optimizer, scheduler = plan.build()
+            unscale_before(optimizer)  # gradients are clipped and looked at as they are, also by fused optimisers
             before = earlier.get(name, 0) if self.trainer.global_step > 0 else 0
             parts[name] = Part(name, plan, optimizer, scheduler, RealSteps(optimizer), earlier=before)
             optimizer.register_step_pre_hook(self._before_optimizer_step)
@@ -201,9 +207,9 @@ class SolverMixin(_Base):
         and moves the schedules of this optimiser after a real step only.
 
         Under DDP each backward pass reaches the parameters of one optimiser only: give the Trainer
-        ``strategy="ddp_find_unused_parameters_true"``, and not ``static_graph=True``. Under FSDP2, which does not see that
-        a parameter requires no gradient for a while, the gradients of the others are computed and dropped: detach what
-        they make yourself where that saves time.
+        ``strategy="ddp_find_unused_parameters_true"``, and not ``static_graph=True``. Under FSDP2, which does not see
+        that a parameter requires no gradient for a while, the gradients of the others are computed and dropped: detach
+        what they make yourself where that saves time.
 
         A window of ``accumulate`` batches goes on into the next epoch. A checkpoint does not hold the gradients that
         were gathered so far: a run that is resumed in mid-window begins a new window, and says so.
@@ -250,7 +256,7 @@ class SolverMixin(_Base):
             do = "drop optimizer and lr_scheduler from the command line and YAML, or use SolverCLI"
             raise SolverError(type(self).__name__, what, do=do)
         if not self._solver_callbacks:
-            self._solver_callbacks = (PlanGuard(), FollowMetrics())
+            self._solver_callbacks = (PlanGuard(), FollowMetrics(), Freezing(), OptimizerMode())
         given: Any = super().configure_callbacks()
         found = [*given] if isinstance(given, (list, tuple)) else [given]
         present = getattr(self._trainer, "callbacks", ())  # where an earlier run has attached them
@@ -344,7 +350,7 @@ class SolverMixin(_Base):
             if part.scheduler.stale:
                 part.scheduler.apply()
         elif active and type(active[0]).__module__ == "lightning.pytorch.tuner.lr_finder":
-            main = float(part.plan.recipe.defaults["lr"]) or 1.0
+            main = float(part.plan.recipe.defaults["lr"]) / lr_factor(part.plan.spec, part.plan.run) or 1.0
             (tried, *_) = active[0].get_last_lr()
             for group, base in zip(optimizer.param_groups, part.scheduler.base_lrs):
                 group["lr"] = float(tried) * base / main

@@ -129,7 +129,7 @@ def sort_states(checkpoint: dict[str, Any], names: Sequence[str]) -> list[str]:
         What there is to say of it: the gradients that were lost.
 
     Raises:
-        SolverError: The checkpoint holds the states of other optimisers.
+        SolverError: The checkpoint holds the states of other optimisers, or of sharded ones in another order.
     """
     saved = names_in(checkpoint)
     if saved is None and len(names) == 1:
@@ -139,6 +139,10 @@ def sort_states(checkpoint: dict[str, Any], names: Sequence[str]) -> list[str]:
         what = "the checkpoint holds the states of other optimisers"
         do = "resume by the names that it was written with, or load the weights alone"
         raise SolverError("ckpt_path", what, got=f"{then} then, {', '.join(names)} now", do=do)
+    if saved != list(names) and "optimizer_states" not in checkpoint:
+        what = "the optimisers stand in another order than in the sharded checkpoint, which is restored by place"
+        do = "name them in the order in which it was written, or resume from a full checkpoint"
+        raise SolverError("ckpt_path", what, got=f"{', '.join(saved)} then, {', '.join(names)} now", do=do)
     for key in ("optimizer_states", "lr_schedulers"):
         if key in checkpoint:
             checkpoint[key] = [checkpoint[key][saved.index(name)] for name in names]

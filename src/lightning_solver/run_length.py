@@ -32,7 +32,7 @@ def trainer_run_length(trainer: Trainer) -> RunLength:
     """
     max_steps = trainer.max_steps if trainer.max_steps != -1 else None
     max_epochs = trainer.max_epochs if trainer.max_epochs not in (-1, None) else None
-    batches = _batches_per_epoch(trainer)
+    batches, samples = _look_at_batches(trainer)
     if 0 in (max_steps, max_epochs):
         return RunLength(unknown=_NOTHING)
     if batches == 0:
@@ -43,7 +43,7 @@ def trainer_run_length(trainer: Trainer) -> RunLength:
             total_steps=max_steps,
             unknown=unknown,
             batches_per_step=_constant_accumulation(trainer),
-            samples_per_step=_samples_per_step(trainer),
+            samples_per_step=_samples_per_step(trainer, samples),
         )
     ends = _epoch_ends(trainer, batches, max_epochs, max_steps)
     limits = [limit for limit in (max_steps, None if max_epochs is None else ends[max_epochs - 1]) if limit is not None]
@@ -51,7 +51,7 @@ def trainer_run_length(trainer: Trainer) -> RunLength:
         total_steps=min(limits) if limits else None,
         epoch_ends=ends,
         batches_per_step=_constant_accumulation(trainer),
-        samples_per_step=_samples_per_step(trainer),
+        samples_per_step=_samples_per_step(trainer, samples),
         unknown=None if limits else _NO_END,
     )
 
@@ -69,7 +69,7 @@ def manual_run_lengths(trainer: Trainer, batches_per_step: Mapping[str, Fraction
     """
     max_steps = trainer.max_steps if trainer.max_steps != -1 else None
     max_epochs = trainer.max_epochs if trainer.max_epochs not in (-1, None) else None
-    per_epoch = _batches_per_epoch(trainer)
+    per_epoch, samples = _look_at_batches(trainer)
     unknown = None
     if 0 in (max_steps, max_epochs):
         unknown = _NOTHING
@@ -89,6 +89,8 @@ def manual_run_lengths(trainer: Trainer, batches_per_step: Mapping[str, Fraction
             total_steps=None if batches is None else math.ceil(batches / each),
             steps_per_epoch=per_epoch / each if per_epoch else None,
             batches_per_step=each,
+            # Whether a step of several batches is made of all of them or of the last one only, nobody can tell here.
+            samples_per_step=samples if each == 1 else None,
             unknown=unknown,
         )
         for name, each in batches_per_step.items()
@@ -104,17 +106,20 @@ def _batches_of(steps: int, batches_per_step: Mapping[str, Fraction]) -> int:
     return batches
 
 
-def _batches_per_epoch(trainer: Trainer) -> int | None:
-    """Train batches of an epoch on this device; ``None`` for a loader without a length."""
+def _look_at_batches(trainer: Trainer) -> tuple[int | None, int | None]:
+    """Train batches of an epoch on this device, and samples of a batch over all; ``None`` where the loader is silent.
+
+    Both at once: a loader that was set up to be looked at may have to be forgotten.
+    """
     if trainer.limit_train_batches == 0:
-        return 0
+        return 0, None
     early = trainer.train_dataloader is None
     if early:
         trainer.fit_loop.setup_data()
-    batches = trainer.num_training_batches
+    batches, samples = trainer.num_training_batches, samples_per_batch(trainer)
     if early and trainer.ckpt_path is not None:
         forget_loader(trainer)
-    return None if batches == math.inf else int(batches)
+    return None if batches == math.inf else int(batches), samples
 
 
 def forget_loader(trainer: Trainer) -> None:
@@ -171,7 +176,7 @@ def samples_per_batch(trainer: Trainer) -> int | None:
     return size * int(sampling.get("num_replicas", trainer.world_size))
 
 
-def _samples_per_step(trainer: Trainer) -> int | None:
+def _samples_per_step(trainer: Trainer, batch: int | None) -> int | None:
     """Samples of an optimiser step, where every step has as many batches."""
-    batch, batches = samples_per_batch(trainer), _constant_accumulation(trainer)
+    batches = _constant_accumulation(trainer)
     return None if batch is None or batches is None else batch * batches

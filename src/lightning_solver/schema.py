@@ -67,7 +67,9 @@ def config_schema() -> dict[str, Any]:
     block = block_schema()
     definitions = block.pop("$defs")
     definitions["SolverSpec"] = {key: value for key, value in block.items() if key not in ("$schema", "title")}
-    solver = {"$ref": "#/$defs/SolverSpec"}
+    one = {"$ref": "#/$defs/SolverSpec"}
+    # several solvers by the names of the submodules that they train
+    solver = {"anyOf": [one, {"type": "object", "minProperties": 1, "additionalProperties": one}]}
     arguments = {"type": "object", "properties": {"solver": solver}}
     model = {"type": "object", "properties": {"solver": solver, "init_args": arguments}}
     part = {"type": "object", "properties": {"solver": solver, "model": model}}

@@ -1,5 +1,6 @@
 """Callbacks for any Trainer; each also works alone, with any LightningModule."""
 
+from lightning_solver.callbacks.optimizer_mode import OptimizerMode
 from lightning_solver.callbacks.random_state import RandomState
 
-__all__ = ["RandomState"]
+__all__ = ["OptimizerMode", "RandomState"]

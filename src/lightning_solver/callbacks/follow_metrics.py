@@ -46,16 +46,18 @@ class FollowMetrics(Callback):
         self._seen.update(fresh)
         values = _shared(trainer, pl_module, monitors, fresh)
         _refuse_missing([name for name in monitors if name not in values and name not in self._seen], logged)
-        dropped = pl_module.solver_scheduler.observe(values)
-        if dropped:
-            report(
-                f"{', '.join(monitors)}: no improvement at step {trainer.global_step}, so {', '.join(dropped)} drops"
-            )
+        schedulers = pl_module.solver_schedulers
+        for name, scheduler in schedulers.items():
+            dropped = scheduler.observe(values)
+            if dropped:
+                which = f"{name}: " if len(schedulers) > 1 else ""
+                what = f"{', '.join(sorted(scheduler.monitors))}: no improvement at step {scheduler.last_epoch}"
+                report(f"{which}{what}, so {', '.join(dropped)} drops")
 
 
 def _monitors(module: Any) -> set[str]:
-    scheduler = getattr(module, "solver_scheduler", None)
-    return set() if scheduler is None else scheduler.monitors
+    schedulers = getattr(module, "solver_schedulers", {})
+    return {name for scheduler in schedulers.values() for name in scheduler.monitors}
 
 
 def _refuse_missing(missing: list[str], logged: Any) -> None:

@@ -1,0 +1,33 @@
+"""Freezing and several optimisers in two processes for real; the cases are in distributed_freezing_cases.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = [
+    "ddp_frozen",
+    "ddp_frozen_norm",
+    "ddp_unfreezing",
+    "ddp_resume",
+    "ddp_members",
+    "fsdp2_frozen",
+    "fsdp2_unfreezing",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes(case: str, tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(here / "distributed_freezing_cases.py"), case, str(tmp_path)],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
