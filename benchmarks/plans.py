@@ -2,8 +2,8 @@
 
     python benchmarks/plans.py
 
-Each figure is the best of several; the machine's own speed cancels out in the last column, the time of a plan over that of
-`list(module.named_parameters())`, which any builder of groups needs.
+Each figure is the best of several; the machine's own speed cancels out in the last column, the time of a plan over that
+of `list(module.named_parameters())`, which any builder of groups needs.
 """
 
 import gc
@@ -42,9 +42,7 @@ class Layer(nn.Module):
 
 def deep(tensors):
     with torch.device("meta"):
-        return nn.ModuleDict(
-            {"blocks": nn.ModuleList(Layer() for _ in range(tensors // 10)), "head": nn.Linear(16, 4)}
-        )
+        return nn.ModuleDict({"blocks": nn.ModuleList(Layer() for _ in range(tensors // 10)), "head": nn.Linear(16, 4)})
 
 
 class Block(nn.Module):

@@ -15,10 +15,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from distributed_cases import Sharded, StopAfterSteps, follows_the_plan, full, moments, run, same, two_shards, weights
+from distributed_cases import Sharded, StopAfterSteps, follows_the_plan, full, run, same, two_shards, weights
 from lightning_solver import OptimizerSpec, Rule, SolverSpec
 from lightning_solver.callbacks import RandomState
-from lightning_solver.callbacks.freezing import Freezing
 from lightning_solver.optimizers.composite import CompositeOptimizer
 from small import Net, loader, spec
 
@@ -69,13 +68,8 @@ def alike(mine: Tensor) -> None:
     assert torch.equal(*theirs)
 
 
-def freezing(net: Net) -> tuple[Callback, ...]:
-    return () if any(isinstance(one, Freezing) for one in net.configure_callbacks()) else (Freezing(),)
-
-
 def train(cls: type[Net], strategy: Any, solver: SolverSpec, *callbacks: Callback, **kwargs: Any) -> tuple[Net, Any]:
-    extra = freezing(cls(solver))
-    return run(cls, strategy, solver=solver, callbacks=(*extra, *callbacks), length=48, **kwargs)
+    return run(cls, strategy, solver=solver, callbacks=callbacks, length=48, **kwargs)
 
 
 def ddp_frozen(folder: Path) -> None:
@@ -118,13 +112,13 @@ def ddp_resume(folder: Path) -> None:
     """In mid-run, before, at and after a turn; nothing of what is frozen is in the checkpoint."""
     rules = [Rule(match="backbone.0.*", frozen_until=6), Rule(match="backbone.1.*", frozen_from=9)]
     solver = spec(rules=[*rules, Rule(match="head.weight", optimizer=OptimizerSpec("Muon"))])
-    straight, fit = train(Normed, DDPStrategy(), solver, RandomState(), stateful=True)
+    straight, _ = train(Normed, DDPStrategy(), solver, RandomState(), stateful=True)
     for step in (4, 6, 10):
         keep = ModelCheckpoint(folder / str(step), every_n_train_steps=step, save_top_k=-1, filename="x")
         stop = StopAfterSteps(step)
         train(Normed, DDPStrategy(), solver, RandomState(), keep, stop, enable_checkpointing=True, stateful=True)
         path = folder / str(step) / "x.ckpt"
-        resumed, again = train(Normed, DDPStrategy(), solver, RandomState(), ckpt=path, stateful=True, seed=77)
+        resumed, _ = train(Normed, DDPStrategy(), solver, RandomState(), ckpt=path, stateful=True, seed=77)
         same(weights(straight), weights(resumed))
         assert straight.used[step:] == resumed.used
         assert straight.backbone[1].num_batches_tracked == resumed.backbone[1].num_batches_tracked
@@ -171,6 +165,23 @@ def fsdp2_frozen(folder: Path) -> None:
     for state, solver in ((first, spec(rules=rules)), (second, changed)):
         train(Sharded, two_shards(), solver, state, ckpt=folder / "x", max_epochs=4)
     same(first.seen, second.seen)
+
+
+def fsdp2_resume_while_frozen(folder: Path) -> None:
+    """A checkpoint in which frozen parameters have no state yet is resumed, full or sharded."""
+    solver = spec(rules=[Rule(match="backbone.*", frozen_until=5)])
+    straight, _ = train(Sharded, two_shards(), solver, RandomState(), stateful=True)
+    for kind in ("full", "sharded"):
+        sharded = kind == "sharded"
+        keep = ModelCheckpoint(folder / kind, every_n_train_steps=3, save_top_k=-1, filename="{step}")
+        first = (RandomState(), keep, StopAfterSteps(3))
+        strategy = two_shards(save_distributed_checkpoint=sharded)
+        train(Sharded, strategy, solver, *first, enable_checkpointing=True, stateful=True)
+        strategy = two_shards(save_distributed_checkpoint=sharded)
+        path = folder / kind / "step=3.ckpt"
+        resumed, _ = train(Sharded, strategy, solver, RandomState(), ckpt=path, stateful=True, seed=77)
+        assert straight.used[3:] == resumed.used
+        same(weights(straight), weights(resumed))
 
 
 def fsdp2_unfreezing(folder: Path) -> None:

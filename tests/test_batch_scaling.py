@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_solver import OptimizerSpec, Rule, RunLength, SolverError, SolverSpec
-from lightning_solver.callbacks.freezing import Freezing
 from lightning_solver.schedules import Constant, Linear
 from small import Net, Numbers, Stream, loader, spec, trainer
 
@@ -102,8 +101,7 @@ def test_it_is_plain_data() -> None:
 
 
 def fit(net: Net, data: Any = None, **kwargs: Any) -> Any:
-    own = [] if any(isinstance(one, Freezing) for one in net.configure_callbacks()) else [Freezing()]
-    run = trainer(callbacks=own, **{"max_epochs": 1, **kwargs})
+    run = trainer(**{"max_epochs": 1, **kwargs})
     run.fit(net, loader(40) if data is None else data)
     return run
 

@@ -16,6 +16,7 @@ CASES = [
     "ddp_resume",
     "ddp_members",
     "fsdp2_frozen",
+    "fsdp2_resume_while_frozen",
     "fsdp2_unfreezing",
 ]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 from torch import nn
-from vit import ViT
 
 from lightning_solver import RunLength, SolverSpec
 from lightning_solver.rule import KINDS, SELECTORS, Rule
+from vit import ViT
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("parameters", "optimizers")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,21 @@ def test_what_is_frozen_is_known_from_the_step_alone(start: int) -> None:
     loaded.load_state_dict(walked.state_dict())
     assert walked.frozen() == there.frozen() == loaded.frozen()
     assert set(walked.state_dict()) == {"step", "spec"}
+
+
+def test_a_plan_that_is_followed_later_may_freeze_more() -> None:
+    net = stack()
+    first = solver(Rule(match="0.*", lr_scale=0.5)).plan(net, total_steps=6)
+    second = solver(Rule(match="0.*", lr_scale=0.5, frozen_from=2)).plan(net, total_steps=6)
+    optimizer, scheduler = first.build()
+    scheduler.follow(second)
+    before = []
+    for _ in range(4):
+        before.append(net[0].weight.detach().clone())
+        net(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+        scheduler.step()
+    assert [torch.equal(a, b) for a, b in pairwise(before)] == [False, False, True]
 
 
 def test_later_rules_have_the_last_word() -> None:
@@ -319,8 +335,7 @@ class Normed(Net):
 
 
 def fit(net: Normed, *callbacks: Callback, ckpt: Any = None, validate: bool = False, **kwargs: Any) -> Any:
-    own = [] if any(isinstance(one, Freezing) for one in net.configure_callbacks()) else [Freezing()]
-    run = trainer(callbacks=[*own, *callbacks], **{"max_epochs": 1, **kwargs})
+    run = trainer(callbacks=[*callbacks], **{"max_epochs": 1, **kwargs})
     run.fit(
         net,
         StatefulDataLoader(Numbers(40), batch_size=4),
@@ -414,6 +429,40 @@ def test_without_a_trainer_the_modes_are_set_by_hand() -> None:
 
 
 # ------------------------------------------------------------------ in a Trainer
+
+
+def test_the_mixin_adds_the_callback_once() -> None:
+    net = Normed(spec(rules=[Rule(match="backbone.*", frozen_until=2)], schedules={}))
+    for _ in range(2):
+        run = fit(net)
+        assert sum(isinstance(one, Freezing) for one in run.callbacks) == 1
+
+
+def test_what_is_left_out_by_a_rule_gathers_no_gradients() -> None:
+    """No step and no ``zero_grad`` reaches them: what backward adds would stay, and grow."""
+    net = Normed(spec(rules=[Rule(match="backbone.*", frozen=True)], schedules={}))
+    fit(net)
+    assert torch.equal(net.weights[0], net.backbone[0].weight)
+    assert all(parameter.grad is None for parameter in net.backbone.parameters())
+
+
+def test_by_hand_what_is_frozen_does_not_move_either() -> None:
+    class Manual(Normed):
+        def __init__(self, solver: SolverSpec) -> None:
+            super().__init__(solver)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            with self.solver_turn() as turn:
+                turn.step((self.head(self.neck(self.backbone(batch))) - batch[:, :2]).square().mean())
+            return loss
+
+    net = Manual(spec(rules=[Rule(match="backbone.*", frozen_until=4)], schedules={}))
+    fit(net)
+    still = [torch.equal(a, b) for a, b in zip(net.weights, net.weights[1:])]
+    assert still == [True] * 4 + [False] * 5
+    assert net.modes == [BACKBONE] * 4 + [TRAIN] * 6
 
 
 def test_a_trainer_moves_what_is_not_frozen_and_requires_every_gradient() -> None:

@@ -60,6 +60,7 @@ LAYERS = [
         "optimizers.recipe",
         "optimizers.stand_ins",
         "optimizers.sharded",
+        "optimizers.unstepped",
         "optimizers.implementation",
         "optimizers.composite",
         "optimizer_mode",

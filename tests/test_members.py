@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_solver import OptimizerSpec, Rule, SolverError, SolverSpec
-from lightning_solver.callbacks.freezing import Freezing
 from lightning_solver.optimizers.composite import CompositeOptimizer
 from lightning_solver.presets import muon_adamw
 from lightning_solver.rule import Selector
@@ -292,6 +291,22 @@ def test_a_rule_s_schedule_is_laid_over_its_own_optimiser() -> None:
     assert columns(made, "momentum")["3.weight"] == [0.9] * 6
 
 
+def test_a_schedule_may_begin_afresh_by_the_name_under_which_it_was_given() -> None:
+    """Momentum, which AdamW keeps in its betas."""
+    rules = [Rule(match="*", schedules={"momentum": Constant(0.5)}), Rule(match="3.*", fresh=["momentum"])]
+    found = columns(plan(*rules), "momentum")
+    assert found["0.weight"] == [0.45] * 6
+    assert found["3.weight"] == [0.9] * 6
+
+
+@pytest.mark.parametrize("name", ["头", "---", "élan vital"])
+def test_groups_have_names_whatever_rules_are_called(name: str) -> None:
+    made = plan(Rule(match="0.*", lr=0.5, name=name), HIDDEN)
+    for group in made.groups:
+        assert re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", group.name), group.name
+    assert len({group.name for group in made.groups}) == len(made.groups)
+
+
 # ------------------------------------------------------------------ the optimiser
 
 
@@ -425,8 +440,7 @@ NET_MUON = Rule(match="backbone.0.weight", optimizer=OptimizerSpec("Muon"))
 
 
 def fit(net: Net, *callbacks: Any, ckpt: Path | None = None, **kwargs: Any) -> Any:
-    own = [] if any(isinstance(one, Freezing) for one in net.configure_callbacks()) else [Freezing()]
-    run = trainer(callbacks=[*own, *callbacks], **{"max_epochs": 2, **kwargs})
+    run = trainer(callbacks=[*callbacks], **{"max_epochs": 2, **kwargs})
     run.fit(net, StatefulDataLoader(Numbers(40), batch_size=4), ckpt_path=ckpt, weights_only=True)
     return run
 

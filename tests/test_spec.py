@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from lightning_solver import OptimizerSpec, Rule, RunLength, SolverError, SolverSpec
-from lightning_solver.schedules import Constant, Cosine, Join, Linear, MultiStep, Product, Scale, Shift, Staircase, Step
 from lightning_solver.rule import KINDS
+from lightning_solver.schedules import Constant, Cosine, Join, Linear, MultiStep, Product, Scale, Shift, Staircase, Step
 from lightning_solver.spec import VERSION, difference, whole_steps
 
 BLOCK = """
@@ -122,7 +122,10 @@ def test_a_version_that_is_not_known():
         ({"rules": {"match": "x"}}, "solver.rules: must be a list (each item a Rule); got {'match': 'x'} (dict)"),
         ({"rules": [{"match": "x", "lr_scael": 1}]}, "solver.rules[0].lr_scael: unknown key; got 'lr_scael'; did you"),
         ({"rules": [{"match": "x", "lr": -1}]}, "solver.rules[0].lr: must not be negative; got -1.0"),
-        ({"rules": [{"match": "x"}]}, "solver.rules[0]: changes nothing; set, scale, schedule or freeze, or name an optimizer"),
+        (
+            {"rules": [{"match": "x"}]},
+            "solver.rules[0]: changes nothing; set, scale, schedule or freeze, or name an optimizer",
+        ),
         ({"rules": [{"lr": 1}]}, "solver.rules[0]: selects nothing, as it has no selector; give one of match, regex"),
         ({"rules": [{"kind": "nrom", "lr": 1}]}, "solver.rules[0].kind: unknown value; got 'nrom'; did you mean norm?"),
         ({"rules": [{"kind": ["bias", "nrom"], "lr": 1}]}, "solver.rules[0].kind[1]: unknown value; got 'nrom'; did"),

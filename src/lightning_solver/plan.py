@@ -341,7 +341,8 @@ def _share(spec: SolverSpec, inventory: Sequence[Parameter]) -> tuple[list[Param
         if hits:
             ours.append(parameter)
         else:
-            left_out[parameter.name] = "frozen" if not parameter.tensor.requires_grad else "trained by another optimiser"
+            trainable = parameter.tensor.requires_grad
+            left_out[parameter.name] = "trained by another optimiser" if trainable else "frozen"
     for pattern in unseen:
         names = ", ".join(dict.fromkeys(parameter.name.partition(".")[0] for parameter in inventory))
         raise SolverError("only", "matches no parameter", got=repr(pattern), do=f"names start with: {names}")

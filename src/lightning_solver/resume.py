@@ -12,12 +12,14 @@ from torch.optim import Optimizer
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.optimizers.composite import CompositeOptimizer
+from lightning_solver.optimizers.recipe import Recipe
+from lightning_solver.optimizers.unstepped import fill_unstepped
 
 _KEY = "lightning_solver"
 _BOOKKEEPING = frozenset({"params", "param_names", "name", "initial_lr"})
 
 
-Settings = tuple[Sequence[Mapping[str, Any]], Collection[str]]
+Settings = tuple[Sequence[Mapping[str, Any]], Collection[str], Sequence[Recipe]]
 
 
 def carry_state_by_name(optimizer: Optimizer, settings: Callable[[], Settings]) -> None:
@@ -27,13 +29,14 @@ def carry_state_by_name(optimizer: Optimizer, settings: Callable[[], Settings]) 
 
     Args:
         optimizer: The optimiser; it is given hooks.
-        settings: Gives the options of each group as the plan of the moment has them, and the options that schedules
-            move. What else has changed in a group, the optimiser itself keeps there (a step count, an estimate of the
+        settings: Gives the options of each group as the plan of the moment has them, the options that schedules
+            move, and the recipe of each group. What else has changed in a group, the optimiser itself keeps there (a step count, an estimate of the
             learning rate), and it is state.
     """
 
     def sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        planned, moved = settings()
+        planned, moved, recipes = settings()
+        fill_unstepped(optimizer, state_dict, recipes)
         own = [_kept_by_the_class(group, p, moved) for group, p in zip(state_dict["param_groups"], planned)]
         state_dict[_KEY] = {"classes": _classes(optimizer), "shapes": _shapes(optimizer), "own": own}
         return state_dict

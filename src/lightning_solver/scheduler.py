@@ -114,6 +114,8 @@ class PlanScheduler(LRScheduler):
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Drop the gradients of what is frozen: those that are there, and those that a closure is about to make."""
+        if self._makes_state_alone():
+            return None
         self.drop_frozen()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None or not self.frozen():
@@ -127,6 +129,17 @@ class PlanScheduler(LRScheduler):
         if len(args) > 1:
             return (args[0], evaluated, *args[2:]), kwargs
         return args, {**kwargs, "closure": evaluated}
+
+    def _makes_state_alone(self) -> bool:
+        """Whether this is the step, at a rate of 0 and on gradients of 0, by which torch makes the optimiser's state.
+
+        It does so before it loads a sharded one, and that of what is frozen has to be there too.
+        """
+        groups = self.optimizer.param_groups
+        if self.optimizer.state or any(float(group["lr"]) for group in groups):
+            return False
+        tensors = [tensor for index in self.frozen() for tensor in groups[index]["params"]]
+        return all(tensor.grad is not None and not bool(tensor.grad.any()) for tensor in tensors)
 
     def follow(self, plan: Plan) -> None:
         """Go on from the present step by another plan for the same groups.
@@ -160,7 +173,8 @@ class PlanScheduler(LRScheduler):
 
     def _settings(self) -> Settings:
         moved = {slot.key for slots, _ in self._moves for slot in slots if slot is not None}
-        return [self.plan.held_by(group) for group in self.plan.groups], moved
+        groups = self.plan.groups
+        return [self.plan.held_by(group) for group in groups], moved, [group.member.recipe for group in groups]
 
     def get_last_lr(self) -> list[float | Tensor]:
         """The learning rate that each group holds."""

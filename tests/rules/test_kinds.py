@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from lightning_solver import Rule, SolverSpec
+from lightning_solver.rule import KINDS
 from lightning_solver.rules.inventory import take_inventory
 from lightning_solver.rules.kinds import is_norm
-from lightning_solver.rule import KINDS
 
 
 def kinds(module):

@@ -264,6 +264,8 @@ def _tell_members(optimizer: Optimizer) -> None:
 
 def _keys(groups: Sequence[Mapping[str, Any]]) -> list[Any]:
     """What tells the parameters of groups apart: their names, if all have them, else their places."""
+    if all(isinstance(param, str) for group in groups for param in group["params"]):
+        return [name for group in groups for name in group["params"]]  # as distributed checkpoints have them
     if all("param_names" in group for group in groups):
         return [name for group in groups for name in group["param_names"]]
     return list(range(sum(len(group["params"]) for group in groups)))
