@@ -56,7 +56,7 @@ class NormModes:
 def _layers(plan: Plan, module: nn.Module) -> list[tuple[nn.Module, frozenset[int]]]:
     """The layers that are frozen at some step, and the groups that hold their parameters."""
     group_of = {id(tensor): i for i, group in enumerate(plan.groups) for tensor in group.tensors}
-    by_rule = {name for name, reason in plan.left_out.items() if reason.startswith("frozen by ")}
+    by_rule = {id(tensor) for tensor in plan.never}
     holders: dict[int, Holder] = {}
     held: dict[int, list[int | None]] = {}
     for parameter in take_inventory(module):
@@ -64,7 +64,7 @@ def _layers(plan: Plan, module: nn.Module) -> list[tuple[nn.Module, frozenset[in
             if getattr(place.owner, "running_mean", None) is None:
                 continue
             holders[id(place.owner)] = place.holder
-            out = parameter.name in by_rule
+            out = id(parameter.tensor) in by_rule
             if out or id(parameter.tensor) in group_of:
                 held.setdefault(id(place.owner), []).append(None if out else group_of[id(parameter.tensor)])
     return [

@@ -32,7 +32,7 @@ from lightning_solver.laying import (
 )
 from lightning_solver.members import find_members, lr_factor
 from lightning_solver.optimizer_mode import schedule_free_notes
-from lightning_solver.optimizers.composite import CompositeOptimizer
+from lightning_solver.optimizers.composite import CompositeOptimizer, needs_closure
 from lightning_solver.optimizers.implementation import (
     Implementation,
     choose,
@@ -75,6 +75,7 @@ class Plan:
         curves: Scheduled option -> its curve over all groups, with every metric-driven factor as it is at the start.
         monitors: Names of the metrics that schedules follow.
         sparse: The parameters that get sparse gradients.
+        never: The parameters that rules leave out of the optimiser for good.
         notes: What is odd but clear.
     """
 
@@ -89,6 +90,7 @@ class Plan:
     curves: Mapping[str, Curve]
     monitors: frozenset[str]
     sparse: tuple[Tensor, ...]
+    never: tuple[Tensor, ...]
     notes: tuple[str, ...]
 
     @property
@@ -298,6 +300,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     groups = group_parameters(trained, settings, by_scale=tells_scales_apart(spec), several=len(used) > 1)
     _try(groups, settings)
     _note_idle(sources, ours, matched, settings, notes)
+    _refuse_closures(used)
     _note_unused(members, used, notes)
     _check_frozen(spec, run, groups, notes)
     for index, source in enumerate(sources):
@@ -321,6 +324,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         curves=FrozenDict(curves),
         monitors=frozenset(feed.monitors),
         sparse=tuple(sparse_parameters(module)),
+        never=tuple(p.tensor for p in trainable if settings[id(p.tensor)].frozen is True),
         notes=tuple(dict.fromkeys(notes)),
     )
 
@@ -465,6 +469,15 @@ def _note_routes(
 
 def _first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _refuse_closures(used: Sequence[Member]) -> None:
+    for member in used:
+        if len(used) > 1 and needs_closure(member.recipe.cls):
+            what = (
+                f"{member.recipe.cls.__name__} evaluates its closure several times a step, in which no other can join"
+            )
+            raise SolverError(member.where, what, do="use it as the only optimiser")
 
 
 def _note_unused(members: Sequence[Member], used: Sequence[Member], notes: list[str]) -> None:

@@ -29,9 +29,9 @@ def carry_state_by_name(optimizer: Optimizer, settings: Callable[[], Settings]) 
 
     Args:
         optimizer: The optimiser; it is given hooks.
-        settings: Gives the options of each group as the plan of the moment has them, the options that schedules
-            move, and the recipe of each group. What else has changed in a group, the optimiser itself keeps there (a step count, an estimate of the
-            learning rate), and it is state.
+        settings: Gives the options of each group as the plan of the moment has them, the options that schedules move,
+            and the recipe of each group. What else has changed in a group, the optimiser itself keeps there (a step
+            count, an estimate of the learning rate), and it is state.
     """
 
     def sign(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -43,8 +43,7 @@ class PlanScheduler(LRScheduler):
         self._feed = Feed()
         self._take(plan)
         carry_state_by_name(optimizer, self._settings)
-        if self._frozen:
-            optimizer.register_step_pre_hook(self._before_step)
+        optimizer.register_step_pre_hook(self._before_step)
         self.apply()
 
     def step(self, epoch: int | None = None) -> None:
@@ -106,6 +105,8 @@ class PlanScheduler(LRScheduler):
         The optimiser does so by itself before each step; call it earlier where gradients are read in between, as
         clipping by a norm over all of them does.
         """
+        for tensor in self.plan.never:
+            tensor.grad = None
         for index in self.frozen():
             for tensor in self.optimizer.param_groups[index]["params"]:
                 tensor.grad = None
@@ -114,11 +115,11 @@ class PlanScheduler(LRScheduler):
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Drop the gradients of what is frozen: those that are there, and those that a closure is about to make."""
-        if self._makes_state_alone():
+        if not (self._frozen or self.plan.never) or self._makes_state_alone():
             return None
         self.drop_frozen()
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
-        if closure is None or not self.frozen():
+        if closure is None:
             return None
 
         def evaluated() -> Any:

@@ -167,7 +167,7 @@ def composite() -> None:
             "rest": torch.optim.AdamW([groups[1]], lr=0.1, fused=True),
         }
         made = CompositeOptimizer(members)
-        carry_state_by_name(made, lambda: (made.param_groups, set()))
+        carry_state_by_name(made, lambda: (made.param_groups, set(), ()))
         return made
 
     whole, sharded = net(False), net(True)

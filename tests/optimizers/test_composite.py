@@ -418,7 +418,7 @@ def test_a_resumed_run_goes_on_bit_by_bit(make, by_name):
     first = net()
     optimizer = composite(make, first)
     if by_name:
-        carry_state_by_name(optimizer, lambda: (optimizer.param_groups, set()))
+        carry_state_by_name(optimizer, lambda: (optimizer.param_groups, set(), ()))
     steps(first, [optimizer], 2)
     file = io.BytesIO()
     torch.save({"model": first.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -429,7 +429,7 @@ def test_a_resumed_run_goes_on_bit_by_bit(make, by_name):
     members = make(second)
     resumed = CompositeOptimizer(members)
     if by_name:
-        carry_state_by_name(resumed, lambda: (resumed.param_groups, set()))
+        carry_state_by_name(resumed, lambda: (resumed.param_groups, set(), ()))
     resumed.load_state_dict(saved["optimizer"])
     own = [group for member in members.values() for group in member.param_groups]
     assert all(a is b for a, b in zip(resumed.param_groups, own))
@@ -495,7 +495,7 @@ def test_a_parameter_that_another_class_steps_now_starts_afresh(caplog):
     steps(model, [optimizer], 2)
     saved = optimizer.state_dict()
     again = composite(swapped, model)
-    carry_state_by_name(again, lambda: (again.param_groups, set()))
+    carry_state_by_name(again, lambda: (again.param_groups, set(), ()))
     with caplog.at_level(logging.WARNING, logger="lightning_solver"):
         again.load_state_dict(saved)
     assert "parameters that another optimiser steps now start afresh:" in caplog.text
@@ -566,7 +566,7 @@ def test_distributed_state_dicts(make, full):
     other = net()
     other.load_state_dict(model.state_dict())
     again = composite(make, other)
-    carry_state_by_name(again, lambda: (again.param_groups, set()))
+    carry_state_by_name(again, lambda: (again.param_groups, set(), ()))
     set_optimizer_state_dict(other, again, copy.deepcopy(saved), options=options)
     assert all("member_class" not in group for group in again.param_groups)
     steps(model, [optimizer], 2, start=2)

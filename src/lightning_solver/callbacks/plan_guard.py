@@ -19,7 +19,6 @@ from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.parts import Part, batches_per_step, sign, sort_states
 from lightning_solver.plan import Plan
-from lightning_solver.rules.inventory import take_inventory
 from lightning_solver.run_length import forget_loader
 from lightning_solver.several import by_name
 from lightning_solver.spec import SolverSpec
@@ -119,7 +118,8 @@ class PlanGuard(Callback):
         known = {id(tensor) for o in trainer.optimizers for group in o.param_groups for tensor in group["params"]}
         lost = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in known]
         if lost:
-            frozen = _frozen_by_rule(pl_module)
+            plans: Mapping[str, Plan] = getattr(pl_module, "solver_plans", {})
+            frozen = {id(tensor) for plan in plans.values() for tensor in plan.never}
             lost = [n for n, p in pl_module.named_parameters() if p.requires_grad and id(p) not in known | frozen]
         if lost:
             what = "is trainable but not in the optimiser, and would never be trained"
@@ -179,13 +179,6 @@ class PlanGuard(Callback):
                 why = "" if pl_module.automatic_optimization else f" (batches_per_step {_batches(part)})"
                 which = _of(part, parts)
                 report(f"the plan was made for {planned} optimiser steps{which}{why}, but the run made {made}")
-
-
-def _frozen_by_rule(module: Any) -> set[int]:
-    """``id`` of each parameter that a rule has left out of the optimiser for good."""
-    plans: list[Plan] = [*module.solver_plans.values()]
-    names = {name for plan in plans for name, reason in plan.left_out.items() if reason.startswith("frozen by ")}
-    return {id(parameter.tensor) for parameter in take_inventory(module) if parameter.name in names}
 
 
 def _follows(trainer: Trainer, module: Any) -> bool:

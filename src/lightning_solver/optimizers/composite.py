@@ -84,7 +84,7 @@ class CompositeOptimizer(Optimizer):
         """
         if len(self.members) == 1:
             (member,) = self.members.values()
-            if closure is None and _needs_closure(member):
+            if closure is None and needs_closure(type(member)):
                 do = "pass one: under fp16, whose loss scaler calls without, use bf16 or another optimiser"
                 raise SolverError("optimizer.step", f"{type(member).__name__} needs a closure", got="None", do=do)
             loss: float | None = _step(member, closure)
@@ -167,7 +167,7 @@ def _refuse(members: Mapping[str, Optimizer]) -> None:
         raise SolverError("optimizer", "a composite needs members", got="{}", do="give at least one optimiser")
     owner: dict[int, str] = {}
     for name, member in members.items():
-        if len(members) > 1 and _needs_closure(member):
+        if len(members) > 1 and needs_closure(type(member)):
             what = f"{type(member).__name__} evaluates its closure several times a step, in which no other can join"
             raise SolverError(f"member {name}", what, do="use it as the only optimiser")
         for group in member.param_groups:
@@ -179,9 +179,9 @@ def _refuse(members: Mapping[str, Optimizer]) -> None:
                     raise SolverError(f"member {name}", f"has a parameter that {other} has too", got=label, do=do)
 
 
-def _needs_closure(member: Optimizer) -> bool:
+def needs_closure(cls: type[Optimizer]) -> bool:
     """Whether the step of an optimiser has to be given a closure, as that of LBFGS."""
-    asked = list(inspect.signature(type(member).step).parameters.values())[1:]
+    asked = list(inspect.signature(cls.step).parameters.values())[1:]
     return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in asked)
 
 

@@ -258,8 +258,8 @@ class Cascade:
                 _numeric(option, recipe.defaults[option], where)
         for option in source.rule.fresh if isinstance(source.rule.fresh, tuple) else ():
             recipe = next((recipe for recipe in recipes if option in recipe.defaults), recipes[0])
-            if option not in source.rule.schedules:
-                recipe.check_option(option, recipe.defaults.get(option), f"{source.where}.fresh")
+            if option not in recipe.defaults:
+                recipe.slot(option, f"{source.where}.fresh")  # momentum and beta2 of betas have schedules of their own
 
     def _refuse_disagreement(self, parameter: Parameter, matched: Sequence[tuple[int, ...]]) -> None:
         alone = [(place, self._apply(parameter, names)) for place, names in zip(parameter.places, matched) if names]
