@@ -12,6 +12,9 @@ import yaml
 from jsonargparse import get_loader
 
 from lightning_solver import SolverSpec
+from lightning_solver.factors import Factor
+from lightning_solver.plain import subclasses
+from lightning_solver.schedules import Schedule
 from lightning_solver.schema import block_schema, config_schema
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -120,10 +123,12 @@ def test_a_whole_configuration() -> None:
 
 def test_every_field_is_described() -> None:
     schema = block_schema()
+    bases = (Schedule, Factor)
+    of_tests = {n for b in bases for n, c in subclasses(b).items() if not c.__module__.startswith("lightning_solver")}
     undescribed = [
         f"{name}.{field}"
         for name, definition in {"SolverSpec": schema, **schema["$defs"]}.items()
         for field, value in definition.get("properties", {}).items()
-        if "description" not in value
+        if "description" not in value and name not in of_tests
     ]
     assert undescribed == []

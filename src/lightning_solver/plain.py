@@ -249,11 +249,22 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _conform_union(value: Any, hints: Sequence[Any], where: str) -> Any:
+    if isinstance(value, str) and float in hints and str not in hints and _is_number_in_quotes(value):
+        got, do = f"{value!r} (str)", "write it without quotes, and with a point: YAML reads 1e-3 as a text"
+        raise SolverError(where, f"must be {describe(Union[tuple(hints)])}", got=got, do=do)
     for hint in hints:
         if _fits(value, hint):
             return conform(value, hint, where)
     choices = [hint for hint in hints if typing.get_origin(hint) is Literal]
     raise _misfit(value, choices[0] if choices and isinstance(value, str) else Union[tuple(hints)], where)
+
+
+def _is_number_in_quotes(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _conform_sequence(value: Sequence[Any], hint: Any, where: str) -> tuple[Any, ...]:
