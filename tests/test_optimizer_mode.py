@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 
 from lightning_solver import OptimizerSpec, SolverError
 from lightning_solver.callbacks.optimizer_mode import OptimizerMode
-from lightning_solver.optimizer_mode import POINT, ModeSwitch, has_modes, schedule_free_notes
 from lightning_solver.optimizers.composite import CompositeOptimizer
+from lightning_solver.optimizers.modes import POINT, ModeSwitch, has_modes, schedule_free_notes
 from lightning_solver.schedules import Constant, Linear
 from small import Net as PlannedNet
 from small import Numbers, spec, trainer

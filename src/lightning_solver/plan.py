@@ -17,12 +17,21 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_solver.checks import (
+    check_frozen,
+    note_idle,
+    note_routes,
+    note_schedule_free,
+    note_unused,
+    refuse_closures,
+    refuse_flattened,
+    try_groups,
+)
 from lightning_solver.durations import Duration, RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.groups import Group, group_parameters
 from lightning_solver.laying import (
     held,
-    last_step,
     lay_checked,
     lay_curve,
     note_still,
@@ -31,8 +40,7 @@ from lightning_solver.laying import (
     tells_scales_apart,
 )
 from lightning_solver.members import find_members, lr_factor
-from lightning_solver.optimizer_mode import schedule_free_notes
-from lightning_solver.optimizers.composite import CompositeOptimizer, needs_closure
+from lightning_solver.optimizers.composite import CompositeOptimizer
 from lightning_solver.optimizers.implementation import (
     Implementation,
     choose,
@@ -45,7 +53,7 @@ from lightning_solver.plain import FrozenDict
 from lightning_solver.rule import Rule
 from lightning_solver.rules.cascade import Cascade, Member, Settings
 from lightning_solver.rules.depth import Depths, check_how, find_depths
-from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened, take_inventory
+from lightning_solver.rules.inventory import Parameter, take_inventory
 from lightning_solver.rules.selection import Selection, Source
 from lightning_solver.schedules.base import Curve, Floats
 from lightning_solver.schedules.plateau import Feed
@@ -269,7 +277,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         got = f"{len(ours)} parameters, all frozen" if ours else "a module without parameters"
         do = "unfreeze some, or pass the right module"
         raise SolverError("module", "has no trainable parameters", got=got, do=do)
-    _refuse_flattened(module, trainable, sources)
+    refuse_flattened(module, trainable, sources)
 
     @functools.cache
     def depths() -> Depths:
@@ -298,20 +306,20 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         raise SolverError("rules", "leave every parameter out of the optimiser", do=do)
     used = list(dict.fromkeys(settings[id(parameter.tensor)].member for parameter in trained))
     groups = group_parameters(trained, settings, by_scale=tells_scales_apart(spec), several=len(used) > 1)
-    _try(groups, settings)
-    _note_idle(sources, ours, matched, settings, notes)
-    _refuse_closures(used)
-    _note_unused(members, used, notes)
-    _check_frozen(spec, run, groups, notes)
+    try_groups(groups, settings)
+    note_idle(sources, ours, matched, settings, notes)
+    refuse_closures(used)
+    note_unused(members, used, notes)
+    check_frozen(spec, run, groups, notes)
     for index, source in enumerate(sources):
         for option in source.rule.schedules:
             _slot_of_some(option, [chooses[index]] if index in chooses else members, source)
     feed = Feed()
     curves = {option: lay_checked(spec, run, option, groups, feed, notes) for option in scheduled_options(spec, groups)}
     note_still(curves.get("lr"), groups, run, notes)
-    _note_schedule_free(curves, groups, run, notes)
+    note_schedule_free(curves, groups, run, notes)
     if len(used) > 1:
-        _note_routes(selection, trained, settings, notes)
+        note_routes(selection, trained, settings, notes)
     return Plan(
         spec=spec,
         run=run,
@@ -370,35 +378,6 @@ def _slot_of_some(option: str, members: Sequence[Member], source: Source) -> Non
     members[-1].recipe.slot(option, where)
 
 
-def _try(groups: Sequence[Group], settings: Mapping[int, Settings]) -> None:
-    """Let the optimisers' classes check the options of every group, and the shapes of every parameter."""
-    by_member: dict[int, list[Group]] = {}
-    for group in groups:
-        by_member.setdefault(id(group.member), []).append(group)
-    for inner in by_member.values():
-        recipe = inner[0].member.recipe
-        for group in _extremes(inner):
-            recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
-        recipe.try_groups([(group.options, group.tensors) for group in inner])
-
-
-def _extremes(groups: Sequence[Group]) -> list[Group]:
-    """Of groups that differ in ``lr`` and ``weight_decay`` alone, those with the least and the greatest of both."""
-    alike: dict[Any, list[Group]] = {}
-    for group in groups:
-        rest = FrozenDict({key: value for key, value in group.options.items() if key not in ("lr", "weight_decay")})
-        alike.setdefault(rest, []).append(group)
-    found: dict[str, Group] = {}
-    for inner in alike.values():
-        for option in ("lr", "weight_decay"):
-            if option in inner[0].options:
-                ordered = sorted(inner, key=lambda group: float(group.options[option]))
-                found.update({group.name: group for group in (ordered[0], ordered[-1])})
-            else:
-                found[inner[0].name] = inner[0]
-    return list(found.values())
-
-
 def _by_name(trained: Sequence[Parameter], groups: Sequence[Group]) -> Mapping[str, Mapping[str, Any]]:
     """Name -> group and values; the parameters of a group share one mapping."""
     shared = {
@@ -408,98 +387,6 @@ def _by_name(trained: Sequence[Parameter], groups: Sequence[Group]) -> Mapping[s
         for name in group.names
     }
     return FrozenDict({parameter.name: shared[parameter.name] for parameter in trained})
-
-
-def _check_frozen(spec: SolverSpec, run: RunLength, groups: Sequence[Group], notes: list[str]) -> None:
-    """Something is trained at every step, and whatever is frozen is trained at some time.
-
-    Raises:
-        SolverError: There is a stretch in which everything is frozen, or what is to be unfrozen never is.
-    """
-    ever = [group for group in groups if group.frozen is not None]
-    if not ever:
-        return
-    total = None if run.total_steps is None else int(run.total_steps)
-    for group in ever:
-        frozen = group.frozen
-        late = [p for p in (frozen.until, frozen.since) if p and total is not None and p >= total] if frozen else []
-        if late:
-            what = f"is frozen {frozen}, but the run ends at step {total:,}"
-            if spec.beyond_run == "error":
-                do = "shorten it, write frozen: true, or set beyond_run: allow"
-                raise SolverError(f"group {group.name}", what, do=do)
-            notes.append(f"group {group.name}: {what}")
-    if len(ever) < len(groups):
-        return
-    turns = {point for group in ever if group.frozen for point in (group.frozen.until, group.frozen.since) if point}
-    for step in sorted({0, *(-(-turn.numerator // turn.denominator) for turn in turns)}):
-        alive = any(group.frozen is None or not group.frozen.at(step) for group in groups)
-        if not alive and (total is None or step < total):
-            what = f"every parameter is frozen at step {step}, so that no step would ever be made"
-            raise SolverError("rules", what, do="leave some of the parameters unfrozen at every step")
-
-
-def _note_schedule_free(curves: Mapping[str, Curve], groups: Sequence[Group], run: RunLength, notes: list[str]) -> None:
-    """What is odd about schedules of optimisers that need none."""
-    steps = np.unique(np.linspace(0, last_step(run), 500).astype(np.int64))
-    seen = {option: curve.over(steps) for option, curve in curves.items()}
-    for member in dict.fromkeys(group.member for group in groups):
-        columns = [i for i, group in enumerate(groups) if group.member is member]
-        own = {option: values[:, columns] for option, values in seen.items()}
-        notes.extend(f"schedules: {note}" for note in schedule_free_notes(member.recipe.cls, own))
-
-
-def _note_routes(
-    selection: Selection, trained: Sequence[Parameter], settings: Mapping[int, Settings], notes: list[str]
-) -> None:
-    """Which matrices an optimiser that a rule has chosen by kind does not get, and what they are."""
-    chosen = {own.chosen_by for own in settings.values() if own.chosen_by is not None}
-    for source in sorted(chosen, key=lambda source: source.where):
-        if "hidden" not in source.rule.selectors().get("kind", ()) or source.rule.optimizer is None:
-            continue
-        rest: dict[str, list[str]] = {}
-        for parameter in trained:
-            own = settings[id(parameter.tensor)]
-            if own.chosen_by is not source and len(parameter.places[0].shape) >= 2:
-                rest.setdefault(selection.nature(parameter), []).append(parameter.name)
-        told = ", ".join(f"{_first(names)} ({nature})" for nature, names in rest.items())
-        name = source.rule.optimizer.name
-        notes.append(f"{source.label}: {name} gets the hidden matrices, {f'not {told}' if told else 'which are all'}")
-
-
-def _first(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _refuse_closures(used: Sequence[Member]) -> None:
-    for member in used:
-        if len(used) > 1 and needs_closure(member.recipe.cls):
-            what = (
-                f"{member.recipe.cls.__name__} evaluates its closure several times a step, in which no other can join"
-            )
-            raise SolverError(member.where, what, do="use it as the only optimiser")
-
-
-def _note_unused(members: Sequence[Member], used: Sequence[Member], notes: list[str]) -> None:
-    for member in members:
-        if member not in used:
-            name = member.recipe.cls.__name__
-            notes.append(f"{member.where} ({name}): no parameter is left for it, so that it is not built")
-
-
-def _refuse_flattened(module: nn.Module, trainable: Sequence[Parameter], sources: Sequence[Source]) -> None:
-    flat = flat_parameters(list(trainable))
-    if flat and sources:
-        do = "use FSDPStrategy(use_orig_params=True) or FSDP2, or set default_rules: false and drop the rules"
-        what = "FSDP1 has merged the parameters into flat ones, so that rules cannot tell them apart"
-        raise SolverError(sources[0].where, what, got=flat[0], do=do)
-    if not is_flattened(module):
-        return
-    for source in sources:
-        if "ndim" in source.rule.selectors():
-            do = "select by name, kind or class, or use FSDP2 (ModelParallelStrategy)"
-            what = "FSDP1 has flattened the parameters, so that their dimensions are lost"
-            raise SolverError(f"{source.where}.ndim", what, do=do)
 
 
 def _left_out(inventory: Sequence[Parameter], settings: Mapping[int, Settings]) -> dict[str, str]:
@@ -513,39 +400,3 @@ def _left_out(inventory: Sequence[Parameter], settings: Mapping[int, Settings]) 
         for place in parameter.places[1:]:
             reasons[place.name] = f"same tensor as {parameter.name}"
     return reasons
-
-
-def _why(group: Group, settings: Mapping[int, Settings]) -> str:
-    reasons = settings[id(group.tensors[0])].reasons
-    sources = settings[id(group.tensors[0])].sources
-    return ", ".join(f"{option}: {reasons[option]}" for option in sources) or "no rule"
-
-
-def _note_idle(
-    sources: Sequence[Source],
-    inventory: Sequence[Parameter],
-    matched: Sequence[Sequence[tuple[int, ...]]],
-    settings: Mapping[int, Settings],
-    notes: list[str],
-) -> None:
-    """Rules that had no effect: they select only frozen parameters, or others override all that they say."""
-    reached: set[int] = set()
-    trained: set[int] = set()
-    for parameter, names in zip(inventory, matched):
-        found = {index for indices in names for index in indices}
-        reached |= found
-        own = settings.get(id(parameter.tensor))
-        if own is not None:
-            trained |= found if own.frozen is not True else {i for i in found if sources[i] is own.frozen_by}
-    acting = {id(source) for known in {id(s): s for s in settings.values()}.values() for source in known.acting()}
-    for index in sorted(reached):
-        source = sources[index]
-        if index not in trained:
-            notes.append(f"{source.label}: selects only frozen parameters")
-        elif id(source) not in acting and source.where != "default_rules" and _says(source.rule):
-            notes.append(f"{source.label}: later rules override all that it says")
-
-
-def _says(rule: Rule) -> bool:
-    """Whether a rule says more than to start afresh or not to freeze."""
-    return bool(rule.settings() or rule.schedules or rule.optimizer or rule.freezes().keys() - {"frozen"})

@@ -116,23 +116,9 @@ def depth_holds(choice: int | str, depth: int, top: int) -> bool:
 
 @dataclass(frozen=True)
 class Rule(Selector):
-    """Settings for some of the parameters. A parameter is selected if every selector that is given holds.
+    """Settings for some of the parameters: those that the selectors select, which are those of :class:`Selector`.
 
     Args:
-        match: Glob, or globs of which one holds, on the qualified name; ``*`` matches dots too, ``backbone.*``.
-        regex: Regular expression, or several of which one holds, found anywhere in the qualified name.
-        kind: What the parameter is: ``bias``, ``norm`` (weight or bias of a normalisation layer), ``embedding``,
-            ``position`` (position tables), ``token`` (class and mask tokens), ``depthwise`` (weight or bias of a
-            depthwise convolution), ``offset`` (of the convolution that gives a deformable one its offsets), ``flat``
-            (at most one dimension), ``head`` (the layer that gives the output), ``hidden`` (a matrix that is none of
-            these). Several: one holds. May select nothing.
-        module_class: Class, or base class, of the module that holds the parameter: its name, or its dotted path.
-        inside: Class, or base class, of any module around the parameter, the one that holds it included.
-        ndim: Number of dimensions of the parameter.
-        depth: How deep it lies, as ``depth`` of the solver says: ``0`` nearest the input, ``-1`` for the greatest
-            depth, a stretch ``"0-5"``, or ``"<4"``, ``"<=4"``, ``">4"``, ``">=4"``.
-        listed_by: Name of a method of the model, or of a module in it, that lists names or globs of parameters:
-            ``no_weight_decay``.
         unless: Leaves out what it selects, or what one of several selects.
         name: What the rule is called in group names and tables.
         fresh: Whether the rule starts from the optimiser's own values, as if no rule before it had matched; or the

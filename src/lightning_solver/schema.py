@@ -153,8 +153,12 @@ class _Writer:
 
 
 def _described(cls: type[Any]) -> dict[str, str]:
-    """Field -> what the docstring says of it."""
-    found = re.search(r"^Args:\n((?:    .*\n?|\n)+)", inspect.getdoc(cls) or "", re.MULTILINE)
+    """Field -> what the docstring of the class, or of a base, says of it."""
+    return {field: text for base in reversed(cls.__mro__) for field, text in _arguments(base.__doc__ or "").items()}
+
+
+def _arguments(docstring: str) -> dict[str, str]:
+    found = re.search(r"^Args:\n((?:    .*\n?|\n)+)", inspect.cleandoc(docstring), re.MULTILINE)
     if found is None:
         return {}
     entries = re.split(r"\n(?=    \w+: )", "\n" + found[1].rstrip())

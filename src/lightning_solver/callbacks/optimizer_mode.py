@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
 from lightning_solver.errors import SolverError
-from lightning_solver.optimizer_mode import POINT, ModeSwitch, has_modes
+from lightning_solver.optimizers.modes import POINT, ModeSwitch, has_modes
 
 _KEY = "lightning_solver_points"
 

@@ -125,6 +125,19 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 # ------------------------------------------------------------------ Python text
 
 
+def load_mapping(config: Any) -> Mapping[str, Any]:
+    """A config that has to be a mapping: given as one, as the text of a Python config, or as a path.
+
+    Raises:
+        SolverError: It is something else.
+    """
+    data = load(config)
+    data = read_python(data) if isinstance(data, str) else data
+    if not isinstance(data, Mapping):
+        raise SolverError("config", "must be a mapping", got=repr(data)[:120], do="give a config, or its path")
+    return data
+
+
 def read_python(text: str, where: str = "config") -> dict[str, Any]:
     r"""The assignments of a Python file as data, in order; what is not data becomes :class:`Unread` or :class:`Name`.
 

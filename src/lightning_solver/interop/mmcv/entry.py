@@ -19,7 +19,7 @@ from lightning_solver.interop.base import (
 from lightning_solver.interop.mmcv.optimizer import read_optimizer
 from lightning_solver.interop.mmcv.policies import read_schedule
 from lightning_solver.interop.mmcv.run import read_per_step, read_run, to_last_step
-from lightning_solver.interop.reading import load, read_python
+from lightning_solver.interop.reading import load_mapping
 
 
 def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
@@ -49,10 +49,7 @@ def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     """
     notes = Notes()
     given = Facts(facts, notes)
-    data = load(config)
-    data = read_python(data) if isinstance(data, str) else data
-    if not isinstance(data, Mapping):
-        raise SolverError("config", "must be a mapping", got=repr(data)[:120], do="give a config, or its path")
+    data = load_mapping(config)
     alone = "policy" in data and "lr_config" not in data
     settings = Settings({"lr_config": data} if alone else data, "", notes)
     if not alone:

@@ -18,7 +18,7 @@ from lightning_solver.interop.base import (
 )
 from lightning_solver.interop.pet.forms import FLAT, NESTED, read_flat, read_nested
 from lightning_solver.interop.pet.optimizer import BUILDERS, FLAT_OPTIMIZER, NESTED_OPTIMIZER, read_optimizer
-from lightning_solver.interop.reading import load, read_python
+from lightning_solver.interop.reading import load_mapping
 
 
 def from_pet(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
@@ -54,10 +54,7 @@ def from_pet(config: Any, *, facts: Mapping[str, Any] | None = None, strict: boo
     """
     notes = Notes()
     given = Facts(facts, notes)
-    data = load(config)
-    data = read_python(data) if isinstance(data, str) else data
-    if not isinstance(data, Mapping):
-        raise SolverError("config", "must be a mapping", got=repr(data)[:120], do="give a config, or its path")
+    data = load_mapping(config)
     whole = Settings(data, "", notes)
     refuse_other_peers(data, "from_pet")
     has_solver = "SOLVER" in whole
