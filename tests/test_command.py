@@ -246,3 +246,11 @@ def test_yaml_as_a_human_writes_it() -> None:
 def test_every_importer_has_a_name() -> None:
     for peer in ("mmcv", "mmengine", "detectron2", "pet", "timm", "transformers", "composer", "torch"):
         assert importer(peer).__name__ == f"from_{peer}"
+
+
+def test_a_base_value_stands_in_only_where_the_block_has_none(tmp_path, capsys):
+    block = tmp_path / "block.yaml"
+    for optimizer, top in (("", "0.5"), ("optimizer: {name: SGD, args: {lr: 0.1}}\n", "0.1")):
+        block.write_text(optimizer + "schedules: {lr: {class_path: Constant}}\n")
+        assert main(["plan", str(block), "--total-steps", "10", "--base", "0.5"]) == 0
+        assert f" {top} |*" in capsys.readouterr().out

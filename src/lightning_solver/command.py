@@ -71,6 +71,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         SolverCLI(args=["plan", "--config", arguments.config, *arguments.further], seed_everything_default=False)
         return 0
     from lightning_solver.chart import chart
+    from lightning_solver.comparison import base_of
     from lightning_solver.files import stored_parts
     from lightning_solver.several import ALONE
 
@@ -80,10 +81,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     run = _run_length(arguments)
     for name, found in stored_parts(arguments.config).items():
         for title, one, option in _scheduled(found.spec):
-            own = one.own_value(option) if arguments.base is None else arguments.base
-            base = float(own) if isinstance(own, (int, float)) else 1.0
+            base, said = base_of(one, option, arguments.base)
             head = title if name == ALONE else f"{name}: {title}"
-            if own is None:
+            if not said:
                 head += ", as a factor of the base value (of a base value of 1: see --base)"
             print(f"{chart({option: one.curve(option, [base], run=run)[:, 0]}, title=head)}\n")
     return 0

@@ -11,7 +11,7 @@ from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.files import Stored
 from lightning_solver.schedules.base import Floats
-from lightning_solver.spec import difference
+from lightning_solver.spec import SolverSpec, difference
 
 _POINTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _BOOKKEEPING = ("params", "param_names", "name", "initial_lr")
@@ -93,12 +93,25 @@ def _groups(a: Stored, b: Stored) -> list[str]:
     return lines
 
 
+def base_of(spec: SolverSpec, option: str, given: float | None = None) -> tuple[float, bool]:
+    """The base value with which a curve is drawn without a model, and whether anybody has said it.
+
+    Args:
+        spec: The spec, whose own value comes first.
+        option: The option.
+        given: What is taken where the spec says nothing; 1 where this says nothing either.
+    """
+    own = spec.own_value(option)
+    if isinstance(own, (int, float)) and not isinstance(own, bool):
+        return float(own), True
+    return (1.0, False) if given is None else (given, True)
+
+
 def _curves(option: str, a: Stored, b: Stored, run: RunLength, given: float | None) -> tuple[bool, str]:
     """Whether the curves of an option differ, and a table and a drawing of them."""
     curves: list[Floats] = []
     for stored in (a, b):
-        own = stored.spec.own_value(option)
-        base = float(own) if isinstance(own, (int, float)) else given if given is not None else 1.0
+        base, _ = base_of(stored.spec, option, given)
         try:
             curves.append(stored.spec.curve(option, [base], run=run)[:, 0])
         except SolverError as error:
