@@ -39,8 +39,8 @@ class Selector(Plain):
         ndim: Number of dimensions of the parameter.
         depth: How deep it lies, as ``depth`` of the solver says: ``0`` nearest the input, ``-1`` for the greatest
             depth, a stretch ``"0-5"``, or ``"<4"``, ``"<=4"``, ``">4"``, ``">=4"``.
-        listed_by: Name of a method of the model, or of a module in it, that lists names or globs of parameters:
-            ``no_weight_decay``.
+        listed_by: Name of a method of the model, or of a module in it outside of numbered blocks, that lists names or
+            globs of parameters: ``no_weight_decay``. The outermost module that has it is asked.
     """
 
     match: str | Sequence[str] | None = None

@@ -387,3 +387,15 @@ def test_rules_are_plain_data(rule):
     assert written == [rule]
     assert SolverSpec.from_dict(spec.to_dict()) == spec
     assert hash(SolverSpec.from_dict(spec.to_dict())) == hash(spec)
+
+
+class Listing(nn.Linear):
+    def no_weight_decay(self):
+        return {"weight"}
+
+
+def test_parts_of_numbered_blocks_are_not_asked_for_their_lists():
+    module = nn.ModuleDict({"stem": Listing(2, 2), "blocks": nn.ModuleList([Listing(2, 2)])})
+    spec = SolverSpec(optimizer=OPTIMIZER, rules=[Rule(listed_by="no_weight_decay", lr=0.5)])
+    made = spec.plan(module, total_steps=3)
+    assert {name for name, options in made.parameters.items() if options["lr"] == 0.5} == {"stem.weight"}

@@ -280,9 +280,13 @@ class Selection:
 
 
 def _listed(holder: Holder, method: str, where: str) -> tuple[set[str], list[re.Pattern[str]]] | None:
-    """The names and globs that a module's method lists; ``None`` where it has no such method."""
+    """The names and globs that a module's method lists; ``None`` where it has none, or is a part of a numbered block.
+
+    A model is asked, and what is wrapped around it or beside it; not the parts of its layers, which timm never asks.
+    """
     asked = getattr(holder.module, method, None)
-    if not callable(asked) or isinstance(asked, type):
+    inside_a_block = any(segment.isdigit() for segment in holder.path.split(".")[1:])
+    if not callable(asked) or isinstance(asked, type) or inside_a_block:
         return None
     owner = type(holder.module).__name__
     try:

@@ -102,7 +102,7 @@ def read_groups(form: str, settings: Settings) -> Groups:
     listed = wording.listed or _listed(settings, "no_weight_decay_list")
     if listed == METHOD:
         what = (
-            "asks the model alone in timm; here the outermost part that has the method is asked, if the model has not"
+            "asks the model alone in timm; here a module around or beside the blocks is asked, if the model has it not"
         )
         settings.notes.say(METHOD, what)
     fallback = _selectors(_listed(settings, "fallback_list"))
