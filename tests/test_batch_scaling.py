@@ -186,3 +186,15 @@ def test_what_the_finder_has_tried_is_what_the_run_then_takes(tmp_path: Any) -> 
 def test_absolute_values_of_schedules_are_what_they_are() -> None:
     made = plan(1024, schedules={"lr": Constant({"absolute": 0.125})})
     assert made.curve("lr")[:, 0].tolist() == [0.125] * 4
+
+
+def test_the_rate_that_is_set_moves_every_group_in_proportion():
+    rules = [
+        Rule(match="head.weight", lr=0.2),
+        Rule(match="backbone.*", optimizer=OptimizerSpec("SGD", {"lr": 0.4, "momentum": 0.9})),
+    ]
+    net = Net(spec(rules=rules, schedules={}))
+    before = {name: options["lr"] for name, options in net.solver.plan(net, total_steps=3).parameters.items()}
+    net.solver_lr = 3 * net.solver_lr
+    after = {name: options["lr"] for name, options in net.solver.plan(net, total_steps=3).parameters.items()}
+    assert after == pytest.approx({name: 3 * lr for name, lr in before.items()})

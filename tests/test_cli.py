@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from cli_module import Plain, WithArgument, WithoutArgument
-from lightning_solver import SolverCLI, SolverError
+from lightning_solver import LayerDecay, SolverCLI, SolverError
 from lightning_solver.schedules import Constant, Linear
 from small import spec
 
@@ -274,6 +274,53 @@ def test_mistakes_on_the_command_line(write: Any, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         cli("fit", "--config", write(), "--model.solver.lr=-1")
     assert "error: model.solver.lr: must not be negative; got -1.0" in capsys.readouterr().err
+
+
+OVERRIDES: dict[str, tuple[list[str], str]] = {
+    "part of a number": (["layer_decay.min_scale=0.5"], "layer_decay: LayerDecay needs rate, as this mapping takes the place of 0.75; got {'min_scale': 0.5}; add it"),
+    "wrong part of a number": (["layer_decay.min_scle=0.5"], "layer_decay.min_scle: unknown key; got 'min_scle'; did you mean min_scale?"),
+    "key of an appended rule": (["rules+={match: '*.bias', lr_scal: 0.1}"], "rules+.lr_scal: unknown key; got 'lr_scal'; did you mean lr_scale"),
+    "key of appended rules": (["rules+=[{match: '*.bias', lr_scale: 2.0}, {match: '*.bias', lr_scal: 0.1}]"], "rules+[1].lr_scal: unknown key; got 'lr_scal'; did you mean lr_scale"),
+    "value of an appended rule": (["rules+={match: '*.bias', weight_decay: much}"], "rules+.weight_decay: must be a number or nothing; got 'much'"),
+    "key of rules in place of others": (["rules=[{match: '*.bias', lr_scal: 0.1}]"], "rules[0].lr_scal: unknown key; got 'lr_scal'; did you mean lr_scale"),
+    "one of two": (["lr=0.5", "layer_decay.min_scale=0.5"], "layer_decay: LayerDecay needs rate, as this mapping takes the place of 0.75"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "where"), [(WithArgument, "model.solver"), (WithoutArgument, "solver")])
+@pytest.mark.parametrize("apart", [False, True], ids=["with =", "apart"])
+@pytest.mark.parametrize(("given", "message"), OVERRIDES.values(), ids=OVERRIDES)
+def test_mistakes_in_parts_of_the_block_on_the_command_line(
+    write: Any, module: Any, where: str, apart: bool, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(where, {**yaml.safe_load(BLOCK), "rules": [], "layer_decay": 0.75})
+    args = [f"--{where}.{one}" for one in given]
+    with pytest.raises(SystemExit) as caught:
+        cli(
+            "fit",
+            "--config",
+            path,
+            *(part for arg in args for part in arg.split("=", 1 if apart else 0)),
+            module=module,
+        )
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {where}.{message}")
+
+
+def test_parts_of_a_mapping_are_not_blamed_for_a_mistake_elsewhere(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block = {**yaml.safe_load(BLOCK), "layer_decay": {"rate": 0.75}}
+    with pytest.raises(SystemExit):
+        cli("fit", "--config", write(block=block), "--model.solver.layer_decay.min_scale=0.5", "--model.solver.lr=fast")
+    assert "error: model.solver.lr: must be a number or nothing; got 'fast'" in capsys.readouterr().err
+
+
+def test_the_rate_and_more_take_the_place_of_a_number(write: Any) -> None:
+    path = write("solver", {**yaml.safe_load(BLOCK), "rules": [], "layer_decay": 0.75})
+    args = ("--solver.layer_decay.rate=0.5", "--solver.layer_decay.min_scale=0.25")
+    run = cli("--config", path, *args, module=WithoutArgument, run=False)
+    assert run.model.solver.layer_decay == LayerDecay(0.5, min_scale=0.25)
 
 
 def test_a_later_file_may_hold_a_part_of_the_block(write: Any) -> None:

@@ -97,11 +97,14 @@ def test_several_optimisers_freeze_by_one_spec_too() -> None:
     assert found["1.weight"] == found["2.weight"] == [0, 1, 2, 3, 4]
 
 
-def test_a_stretch_that_leaves_nothing_is_left_out() -> None:
-    plan = solver(Rule(match="0.*", frozen_until=5, frozen_from=5)).plan(stack(), total_steps=10)
-    assert plan.left_out["0.weight"] == "frozen by rules[0] (match 0.*)"
-    plan = solver(Rule(match="0.*", frozen_from=0)).plan(stack(), total_steps=10)
-    assert "0.weight" in plan.left_out
+@pytest.mark.parametrize(
+    "says", [{"frozen_until": 5, "frozen_from": 5}, {"frozen_until": 6, "frozen_from": 5}, {"frozen_from": 0}]
+)
+def test_stretches_that_leave_no_step_are_refused(says):
+    with pytest.raises(
+        SolverError, match=r"rules\[0\].frozen_from: leaves no step in which they are trained; got frozen_"
+    ):
+        solver(Rule(match="0.*", **says)).plan(stack(), total_steps=10)
 
 
 def test_what_has_moved_before_keeps_its_state_while_it_is_frozen() -> None:
@@ -185,7 +188,8 @@ def test_what_the_user_has_frozen_stays_frozen() -> None:
     net[0].requires_grad_(False)
     plan = solver(Rule(match="0.*", frozen=False), Rule(match="1.*", frozen_until=1)).plan(net, total_steps=3)
     assert plan.left_out["0.weight"] == "frozen"
-    assert "rules[0] (match 0.*): selects only frozen parameters" in plan.notes
+    why = "requires_grad is False in the module, which no rule undoes"
+    assert f"rules[0] (match 0.*): selects only frozen parameters: {why}" in plan.notes
 
 
 # ------------------------------------------------------------------ gradual unfreezing

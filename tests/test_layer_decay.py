@@ -157,14 +157,9 @@ def test_the_plan_shows_depths_factors_and_what_lies_there() -> None:
     table = plan(layer_decay=LayerDecay(0.5, min_scale=0.1)).table(parameters=True)
     lines = [line.split() for line in table.splitlines()]
     start = next(i for i, line in enumerate(lines) if line[:3] == ["layer", "decay", "0.5,"])
-    assert lines[start + 1][:4] == ["depth", "lr", "scale", "tensors"]
-    assert [line[:3] for line in lines[start + 3 : start + 8]] == [
-        ["0", "0.1", "4"],
-        ["1", "0.125", "4"],
-        ["2", "0.25", "4"],
-        ["3", "0.5", "4"],
-        ["4", "1", "4"],
-    ]
+    assert lines[start + 1][:5] == ["depth", "lr", "scale", "lr", "tensors"]
+    shown = [(line[0], line[1], line[3]) for line in lines[start + 3 : start + 8]]
+    assert shown == [("0", "0.1", "4"), ("1", "0.125", "4"), ("2", "0.25", "4"), ("3", "0.5", "4"), ("4", "1", "4")]
     assert "layer_decay (depth_0)" in table
 
 
@@ -231,3 +226,38 @@ def test_it_is_plain_data(block: dict[str, Any]) -> None:
     decay = spec.decay()
     assert decay is not None
     assert decay.rate == 0.75
+
+
+class Headless(nn.Module):
+    """A model that says how its layers are grouped and has no head of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Linear(2, 2), nn.LayerNorm(2)
+        self.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+
+    def group_matcher(self, coarse=False):
+        return {"stem": "stem", "blocks": [(r"blocks\.(\d+)", None), ("norm", (99999,))]}
+
+
+def test_a_head_beside_a_model_without_one_lies_above_its_last_block():
+    net = nn.ModuleDict({"model": Headless(), "head": nn.Linear(2, 2)})
+    plan = SolverSpec(optimizer=OptimizerSpec("SGD", {"lr": 1.0}), layer_decay=0.5).plan(net, total_steps=3)
+    rates = {
+        name: plan.parameters[f"{name}.weight"]["lr"] for name in ("head", "model.blocks.2", "model.norm", "model.stem")
+    }
+    assert rates == {"head": 1.0, "model.blocks.2": 0.5, "model.norm": 0.5, "model.stem": 0.0625}
+    alone = SolverSpec(optimizer=OptimizerSpec("SGD", {"lr": 1.0}), layer_decay=0.5).plan(Headless(), total_steps=3)
+    assert alone.parameters["blocks.2.weight"]["lr"] == 1.0
+
+
+def test_what_no_regex_is_found_in_is_noted():
+    spec = SolverSpec(optimizer=OptimizerSpec("SGD", {"lr": 1.0}), layer_decay=0.5, depth=[r"blocks\.(\d+)"])
+    plan = spec.plan(Headless(), total_steps=3)
+    rest = "stem.weight, stem.bias, norm.weight and 1 more"
+    assert f"depth: no regex is found in {rest}, which get the greatest depth, 3" in plan.notes
+
+
+def test_a_rate_above_one_is_noted():
+    plan = SolverSpec(optimizer=OptimizerSpec("SGD", {"lr": 1.0}), layer_decay=1.5).plan(Headless(), total_steps=3)
+    assert any("1.5 is above 1" in note for note in plan.notes)

@@ -187,6 +187,14 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         {"genrator": one(), "discriminator": one()},
         r"solver\.genrator: the module has no submodule of this name; got 'genrator'; did you mean generator",
     ),
+    "only matches nothing": (
+        two(discriminator=one(only=["discriminator.0.*", "discriminater.1.*"])),
+        r"^solver\.discriminator\.only: matches no parameter; got 'discriminater\.1\.\*'; nearest names: discriminator\.1",
+    ),
+    "only is far off": (
+        two(discriminator=one(only="xyz.*")),
+        r"^solver\.discriminator\.only: matches no parameter; got 'xyz\.\*'; names start with: generator, discriminator",
+    ),
     "a mistake of one": (
         two(generator=one(schedules={"lr": [Cosine(until="3ep")]})),
         r"^generator\.schedules\.lr\.until: reaches beyond the run",
@@ -253,6 +261,8 @@ def test_mappings_are_read_and_a_mistake_has_its_path() -> None:
         Gan({"generator": {"optimiser": {"name": "SGD"}, "lr": 0.1}, "discriminator": one()})
     with pytest.raises(SolverError, match="solver: has a key that is no name; got 3"):
         Gan({3: one()})
+    with pytest.raises(SolverError, match=r"^solver: is an empty mapping; got \{\}; give optimizer: \{name: AdamW"):
+        Gan({})
     with pytest.raises(SolverError, match=r"Gan\.solver: is not a SolverSpec; got 3"):
         Gan(3)
 
@@ -601,13 +611,78 @@ def test_a_run_that_is_stopped_on_purpose_says_nothing(caplog: pytest.LogCapture
     assert told(caplog, made(), callbacks=[Stop()]) == ""
 
 
-def test_schedules_that_never_move_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    def turns(net: Any, batch: Tensor, batch_idx: int) -> None:
-        turn(net, "generator", batch)
+def only_the_generator(net: Any, batch: Tensor, batch_idx: int) -> None:
+    turn(net, "generator", batch)
 
-    assert "the schedules of discriminator never moved: under manual optimisation call" in told(
-        caplog, made(Each, turns)
-    )
+
+IDLE = "discriminator has made no step: training_step never took its turn, self.solver_turn('discriminator')"
+
+
+@pytest.mark.parametrize("schedules", [{}, {"lr": [Cosine()]}], ids=["without schedules", "with schedules"])
+@pytest.mark.parametrize("run", [{}, {"max_epochs": 1}], ids=repr)
+def test_an_optimiser_that_makes_no_step_is_told_once(
+    schedules: Any, run: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = told(caplog, made(Each, only_the_generator, two(discriminator=one(schedules=schedules))), **run)
+    assert [record.message for record in caplog.records] == [IDLE], text
+
+
+def test_an_optimiser_that_makes_no_step_is_told_after_the_first_epoch(caplog: pytest.LogCaptureFixture) -> None:
+    seen = []
+
+    class Look(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(IDLE in caplog.text)
+
+    told(caplog, made(Each, only_the_generator), callbacks=[Look()])
+    assert seen == [False, True]
+
+
+def test_an_optimiser_that_makes_no_step_before_the_run_is_stopped_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            trainer.should_stop = trainer.global_step >= 3
+
+    assert IDLE in told(caplog, made(Each, only_the_generator), callbacks=[Stop()])
+
+
+def test_a_single_optimiser_that_makes_no_step_by_hand_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    net = made(Each, lambda net, batch, batch_idx: None, one(schedules={}))
+    assert "solver has made no step: training_step never took its turn, self.solver_turn()" in told(caplog, net)
+
+
+def test_turns_without_a_gradient_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    def turns(net: Any, batch: Tensor, batch_idx: int) -> None:
+        only_the_generator(net, batch, batch_idx)
+        with net.solver_turn("discriminator") as taken:
+            taken.step(None)
+
+    text = told(caplog, made(Each, turns), max_epochs=1)
+    assert "discriminator has made no step: none of the losses that its turns were given (10) led to one" in text
+
+
+@pytest.mark.parametrize("each", [10, 11, 15])
+def test_an_optimiser_that_waits_for_its_first_window_is_not_told(each: int, caplog: pytest.LogCaptureFixture) -> None:
+    def turns(net: Any, batch: Tensor, batch_idx: int) -> None:
+        only_the_generator(net, batch, batch_idx)
+        turn(net, "discriminator", batch, accumulate=each)
+
+    text = told(caplog, made(Each, turns, two(discriminator=one(batches_per_step=each))))
+    assert "has made no step" not in text
+    assert "the plan was made" not in text
+
+
+def test_steps_by_hand_that_leave_the_schedules_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    def turns(net: Any, batch: Tensor, batch_idx: int) -> None:
+        for name, optimizer in zip(PARTS, net.optimizers()):
+            optimizer.zero_grad()
+            net.manual_backward(net.loss_of(name, batch))
+            optimizer.step()
+
+    text = told(caplog, made(Each, turns, two(generator=one(schedules={}))))
+    assert "the schedules of discriminator never moved: under manual optimisation call self.lr_schedulers()" in text
+    assert "of generator" not in text
+    assert "made no step" not in text
 
 
 def test_schedulers_may_be_driven_by_hand(caplog: pytest.LogCaptureFixture) -> None:

@@ -147,6 +147,20 @@ def test_mistakes_on_the_command_line(
     assert f"error: {message.format(where)}" in capsys.readouterr().err
 
 
+def test_a_mistake_in_what_only_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    block = yaml.safe_load(BLOCK)
+    block["discriminator"]["only"] = ["critic.*"]
+    with pytest.raises(SystemExit):
+        cli(WithoutArgument, "fit", "--config", configured(tmp_path, "solver", block))
+    assert "error: solver.discriminator.only: matches no parameter; got 'critic.*'" in capsys.readouterr().err
+
+
+def test_an_empty_mapping(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli(WithArgument, "fit", "--config", configured(tmp_path, "model.solver", {}))
+    assert "error: model.solver: is an empty mapping; got {}; give optimizer" in capsys.readouterr().err
+
+
 def test_a_whole_setting_from_the_command_line(tmp_path: Path) -> None:
     given = "--solver.generator.optimizer={name: SGD, args: {lr: 0.5}}"
     run = cli(WithoutArgument, "plan", "--config", configured(tmp_path, "solver"), given, "--output=null")

@@ -148,7 +148,12 @@ def test_a_rule_sets_what_each_optimiser_has() -> None:
 
 
 def test_an_option_that_the_parameters_optimiser_lacks_is_an_error() -> None:
-    with pytest.raises(SolverError, match=re.escape("rules[1].set.betas: Muon has no option betas")):
+    with pytest.raises(
+        SolverError,
+        match=re.escape(
+            "rules[1].set.betas: Muon, which rules[0] (muon) chooses for some of the parameters, has no betas; leave"
+        ),
+    ):
         plan(HIDDEN, Rule(match="*", set={"betas": [0.5, 0.6]}))
     made = plan(HIDDEN, Rule(match="*", unless=Selector(kind="hidden"), set={"betas": [0.5, 0.6]}))
     assert made.parameters["3.weight"]["betas"] == (0.5, 0.6)
@@ -499,3 +504,34 @@ def test_the_table_lists_each_of_them() -> None:
     assert re.search(r"^Muon \(rules\[0\]\.optimizer\): 2 tensors, 28 numbers", table, re.MULTILINE)
     assert re.search(r"^AdamW \(optimizer\): 6 tensors", table, re.MULTILINE)
     assert "optimizer: rules[0] (muon)" in table
+
+
+def test_what_an_optimiser_refuses_is_named():
+    net = nn.ModuleDict({"norm": nn.LayerNorm(3), "fc": nn.Linear(3, 3)})
+    rule = Rule(match="*", optimizer=OptimizerSpec("Muon"))
+    spec = SolverSpec(optimizer=OptimizerSpec("AdamW", {"lr": 0.1}), rules=[rule])
+    with pytest.raises(
+        SolverError, match=r"rules\[0\]\.optimizer: Muon refuses 3 of its parameters .*norm\.weight of shape \[3\]"
+    ):
+        spec.plan(net, total_steps=3)
+
+
+def test_several_groups_that_an_optimiser_refuses_are_named():
+    spec = SolverSpec(optimizer=OptimizerSpec("LBFGS"), rules=[Rule(match="0.*", lr_scale=0.5)])
+    with pytest.raises(
+        SolverError, match=r"optimizer: LBFGS refuses several groups .*set default_rules: false and drop"
+    ):
+        spec.plan(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), total_steps=3)
+
+
+def test_an_optimiser_that_takes_no_sparse_gradients_is_refused_before_the_first_step():
+    net = nn.ModuleDict({"table": nn.Embedding(4, 2, sparse=True), "fc": nn.Linear(2, 2)})
+    plan = SolverSpec(optimizer=OptimizerSpec("AdamW", {"lr": 0.1})).plan(net, total_steps=3)
+    with pytest.raises(SolverError, match=r"optimizer: AdamW takes no sparse gradients.*table\.weight"):
+        plan.build()
+
+
+def test_keys_of_other_config_systems_are_told():
+    for key, words in (("class_path", "write name: and args:"), ("lr", "write it under args")):
+        with pytest.raises(SolverError, match=words):
+            SolverSpec.from_dict({"optimizer": {"name": "AdamW", key: 1}})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_solver import Rule, SolverError, SolverSpec
+from lightning_solver import OptimizerSpec, Rule, SolverError, SolverSpec
 from lightning_solver.schedules import Linear
 
 ADAMW = {"name": "AdamW", "args": {"lr": 0.01, "weight_decay": 0.1}}
@@ -327,3 +327,28 @@ def test_a_rate_that_was_planned_anew_is_a_setting_and_no_state():
     again, _ = spec.replace(lr=0.3).plan(model, total_steps=3).build()
     again.load_state_dict(optimizer.state_dict())
     assert [group["lr"] for group in again.param_groups] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "missing"),
+    [
+        ("AdamW", {}, {"amsgrad": True}, "max_exp_avg_sq"),
+        ("RMSprop", {}, {"momentum": 0.9}, "momentum_buffer"),
+        ("RMSprop", {}, {"centered": True}, "grad_avg"),
+    ],
+)
+def test_state_that_present_options_need_and_the_checkpoint_lacks_starts_afresh(name, before, after, missing, caplog):
+    def made(args):
+        spec = SolverSpec(optimizer=OptimizerSpec(name, {"lr": 0.01, **args}), default_rules=False)
+        return spec.plan(torch.nn.Linear(2, 2), total_steps=4).build()[0]
+
+    first, second = made(before), made(after)
+    for optimizer in (first, second):
+        for group in optimizer.param_groups:
+            for tensor in group["params"]:
+                tensor.grad = torch.ones_like(tensor)
+    first.step()
+    with caplog.at_level("WARNING", logger="lightning_solver"):
+        second.load_state_dict(first.state_dict())
+    assert f"weight ({missing}), starts afresh" in caplog.text
+    second.step()

@@ -17,6 +17,7 @@ from lightning_solver.optimizers.modes import schedule_free_notes
 from lightning_solver.plain import FrozenDict
 from lightning_solver.rule import Rule
 from lightning_solver.rules.cascade import Member, Settings
+from lightning_solver.rules.depth import Depths
 from lightning_solver.rules.inventory import Parameter, flat_parameters, is_flattened
 from lightning_solver.rules.selection import Selection, Source
 from lightning_solver.schedules.base import Curve
@@ -56,7 +57,38 @@ def try_groups(groups: Sequence[Group], settings: Mapping[int, Settings]) -> Non
         recipe = inner[0].member.recipe
         for group in _extremes(inner):
             recipe.try_options(group.options, f"group {group.name} ({_why(group, settings)})")
-        recipe.try_groups([(group.options, group.tensors) for group in inner])
+        try:
+            recipe.try_groups([(group.options, group.tensors) for group in inner])
+        except SolverError as error:
+            raise _blamed(inner, error) from error
+
+
+def _blamed(groups: Sequence[Group], error: SolverError) -> SolverError:
+    """The error of an optimiser that refuses parameters, with the names of those that it refuses."""
+    recipe = groups[0].member.recipe
+    refused: dict[tuple[int, ...], bool] = {}
+    names = []
+    for group in groups:
+        for name, tensor in zip(group.names, group.tensors):
+            shape = tuple(tensor.shape)
+            if shape not in refused:
+                try:
+                    recipe.try_groups([(group.options, [tensor])])
+                    refused[shape] = False
+                except SolverError:
+                    refused[shape] = True
+            if refused[shape]:
+                names.append(f"{name} of shape {list(shape)}")
+    cls = recipe.cls.__name__
+    if not names and len(groups) > 1:
+        what = f"{cls} refuses several groups ({error.what.partition(': ')[2] or error.what})"
+        do = "give all parameters the same settings: set default_rules: false and drop the rules that split them"
+        return SolverError(groups[0].member.where, what, got=", ".join(group.name for group in groups[:6]), do=do)
+    if not names:
+        return error
+    do = "let another optimiser have them: a rule with kind: hidden, ndim: 2 or unless selects the others"
+    what = f"{cls} refuses {len(names)} of its parameters ({error.what.partition(': ')[2] or error.what})"
+    return SolverError(groups[0].member.where, what, got=_first(names), do=do)
 
 
 def _extremes(groups: Sequence[Group]) -> list[Group]:
@@ -129,10 +161,9 @@ def note_schedule_free(curves: Mapping[str, Curve], groups: Sequence[Group], run
         notes.extend(f"schedules: {note}" for note in schedule_free_notes(member.recipe.cls, own))
 
 
-def note_routes(
-    selection: Selection, trained: Sequence[Parameter], settings: Mapping[int, Settings], notes: list[str]
-) -> None:
-    """Which matrices an optimiser that a rule has chosen by kind does not get, and what they are."""
+def routes(selection: Selection, trained: Sequence[Parameter], settings: Mapping[int, Settings]) -> tuple[str, ...]:
+    """Which matrices an optimiser that a rule has chosen by kind does not get, and what they are, in words."""
+    lines = []
     chosen = {own.chosen_by for own in settings.values() if own.chosen_by is not None}
     for source in sorted(chosen, key=lambda source: source.where):
         if "hidden" not in source.rule.selectors().get("kind", ()) or source.rule.optimizer is None:
@@ -140,15 +171,35 @@ def note_routes(
         rest: dict[str, list[str]] = {}
         for parameter in trained:
             own = settings[id(parameter.tensor)]
-            if own.chosen_by is not source and len(parameter.places[0].shape) >= 2:
+            other = own.member.recipe.cls.__name__ != _class_name(source)
+            if own.chosen_by is not source and other and len(parameter.places[0].shape) >= 2:
                 rest.setdefault(selection.nature(parameter), []).append(parameter.name)
         told = ", ".join(f"{_first(names)} ({nature})" for nature, names in rest.items())
         name = source.rule.optimizer.name
-        notes.append(f"{source.label}: {name} gets the hidden matrices, {f'not {told}' if told else 'which are all'}")
+        lines.append(f"{source.label}: {name} gets the hidden matrices, {f'not {told}' if told else 'which are all'}")
+    return tuple(lines)
+
+
+def _class_name(source: Source) -> str:
+    """Name of the class of the optimiser that a rule names."""
+    assert source.rule.optimizer is not None
+    return source.rule.optimizer.name.rpartition(".")[2]
 
 
 def _first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def note_depths(spec: SolverSpec, depths: Depths | None, notes: list[str]) -> None:
+    """Note what is odd about depths and the decay by them."""
+    decay = spec.decay()
+    if decay is not None and decay.rate > 1:
+        why = "so that layers learn faster the nearer they are to the input"
+        notes.append(f"layer_decay: {decay.rate:g} is above 1, {why}")
+    if depths is None and spec.depth != "auto":
+        notes.append("depth: nothing asks for it, neither layer_decay nor a rule")
+    if depths is not None and depths.unmatched is not None:
+        notes.append(f"depth: {depths.unmatched}")
 
 
 def note_unused(members: Sequence[Member], used: Sequence[Member], notes: list[str]) -> None:
@@ -185,7 +236,8 @@ def note_idle(
     for index in sorted(reached):
         source = sources[index]
         if index not in trained:
-            notes.append(f"{source.label}: selects only frozen parameters")
+            why = ": requires_grad is False in the module, which no rule undoes" if source.rule.freezes() else ""
+            notes.append(f"{source.label}: selects only frozen parameters{why}")
         elif id(source) not in acting and source.where != "default_rules" and _says(source.rule):
             notes.append(f"{source.label}: later rules override all that it says")
 

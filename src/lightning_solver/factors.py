@@ -119,7 +119,8 @@ class LayerDecay(Plain):
         for field in ("rate", "min_scale", "freeze_below"):
             value = getattr(self, field)
             if value < 0 or (field == "rate" and value == 0):
-                raise self._error(field, "must not be negative, and the rate not 0", got=value, do="correct it")
+                what = "must be greater than 0" if field == "rate" else "must not be negative"
+                raise self._error(field, what, got=value, do="correct it")
         if 0 < self.freeze_below <= self.min_scale:
             do = f"give more than min_scale, {self.min_scale:g}, or drop one of them"
             raise self._error("freeze_below", "would never freeze anything", got=self.freeze_below, do=do)

@@ -122,7 +122,7 @@ class SolverMixin(_Base):
 
     @solver_lr.setter
     def solver_lr(self, value: float) -> None:
-        self._solver = self._single_solver().replace(lr=float(value))
+        self._solver = self._single_solver().at_rate(float(value), before=self.solver_lr)
         if self.solver_plan is not None:
             self.plan_anew({ALONE: self.solver_plan.run})
 

@@ -19,3 +19,12 @@ class OptimizerSpec(Plain):
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def instead(cls, key: str) -> str | None:
+        if key in ("class_path", "init_args"):
+            return "write name: and args: here, as in {name: AdamW, args: {lr: 0.001}}"
+        return f"write it under args, as in {{name: AdamW, args: {{{key}: ...}}}}" if key in _USUAL else None
+
+
+_USUAL = frozenset({"lr", "weight_decay", "momentum", "betas", "eps", "nesterov", "fused", "foreach"})

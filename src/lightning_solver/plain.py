@@ -107,6 +107,15 @@ class Plain:
     def check(self) -> None:
         """Raise :class:`SolverError` for what the annotations cannot say; ``where`` starts with the class name."""
 
+    @classmethod
+    def instead(cls, key: str) -> str | None:  # noqa: ARG003
+        """What to write in place of a key that there is not, where more can be told than the nearest names.
+
+        Args:
+            key: The key.
+        """
+        return None
+
     def _error(self, field: str, what: str, *, got: object = None, do: str | None = None) -> SolverError:
         return SolverError(f"{type(self).__name__}.{field}", what, got=None if got is None else repr(got), do=do)
 
@@ -137,7 +146,8 @@ def read(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in hints:
-            raise SolverError(f"{where}.{key}", "unknown key", got=repr(key), do=suggestion(str(key), hints, "keys"))
+            do = _instead(cls, str(key)) or suggestion(str(key), hints, "keys")
+            raise SolverError(f"{where}.{key}", "unknown key", got=repr(key), do=do)
         values[key] = conform(value, hints[key], f"{where}.{key}")
     missing = [
         field.name
@@ -152,6 +162,10 @@ def read(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         return cls(**values)
     except SolverError as error:
         raise error.moved(cls.__name__, where) from None
+
+
+def _instead(cls: type, key: str) -> str | None:
+    return cls.instead(key) if issubclass(cls, Plain) else None
 
 
 def _written(value: Plain) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from torch.optim import Optimizer
 
 from lightning_solver.checks import (
     check_frozen,
+    note_depths,
     note_idle,
-    note_routes,
     note_schedule_free,
     note_unused,
     refuse_closures,
     refuse_flattened,
+    routes,
     try_groups,
 )
 from lightning_solver.durations import Duration, RunLength
@@ -82,6 +83,7 @@ class Plan:
         depths: How deep each parameter lies, where layer-wise decay or a rule asks for it.
         curves: Scheduled option -> its curve over all groups, with every metric-driven factor as it is at the start.
         monitors: Names of the metrics that schedules follow.
+        routes: In words, which matrices an optimiser does not get that a rule has chosen for ``kind: hidden``.
         sparse: The parameters that get sparse gradients.
         never: The parameters that rules leave out of the optimiser for good.
         notes: What is odd but clear.
@@ -97,6 +99,7 @@ class Plan:
     depths: Depths | None
     curves: Mapping[str, Curve]
     monitors: frozenset[str]
+    routes: tuple[str, ...]
     sparse: tuple[Tensor, ...]
     never: tuple[Tensor, ...]
     notes: tuple[str, ...]
@@ -165,6 +168,7 @@ class Plan:
             name = member.recipe.cls.__name__.lower()
             name = name if name not in optimizers else f"{name}_{len(optimizers) + 1}"
             how = self.implementations[member]
+            self._refuse_sparse(member, how)
             tensors = [tensor for made in own for tensor in made["params"]]
             refuse_sharded(member.recipe, tensors, member.where, extra=how.args)
             optimizers[name] = member.recipe.build(own, how.args)
@@ -177,6 +181,15 @@ class Plan:
             made["name"] = group.name
             made["param_names"] = list(group.names)
         return optimizer, PlanScheduler(optimizer, self)
+
+    def _refuse_sparse(self, member: Member, how: Implementation) -> None:
+        """Refuse sparse gradients that an optimiser cannot take, before the first step fails."""
+        own = {id(tensor): n for g in self.groups if g.member is member for n, tensor in zip(g.names, g.tensors)}
+        names = [own[id(tensor)] for tensor in self.sparse if id(tensor) in own]
+        if names and how.why.startswith("a step could not be tried"):
+            what = f"{member.recipe.cls.__name__} takes no sparse gradients, which these embeddings have"
+            do = "let SparseAdam have them by a rule, or make the embeddings with sparse=False"
+            raise SolverError(member.where, what, got=", ".join(names), do=do)
 
     def follow_metrics(self) -> tuple[Feed, Mapping[str, Curve]]:
         """The curves with trackers of their own, which a scheduler feeds with metrics while it runs."""
@@ -317,9 +330,8 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     feed = Feed()
     curves = {option: lay_checked(spec, run, option, groups, feed, notes) for option in scheduled_options(spec, groups)}
     note_still(curves.get("lr"), groups, run, notes)
+    note_depths(spec, depths() if depths.cache_info().currsize else None, notes)
     note_schedule_free(curves, groups, run, notes)
-    if len(used) > 1:
-        note_routes(selection, trained, settings, notes)
     return Plan(
         spec=spec,
         run=run,
@@ -331,6 +343,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         depths=depths() if depths.cache_info().currsize else None,
         curves=FrozenDict(curves),
         monitors=frozenset(feed.monitors),
+        routes=routes(selection, trained, settings) if len(used) > 1 else (),
         sparse=tuple(sparse_parameters(module)),
         never=tuple(p.tensor for p in trainable if settings[id(p.tensor)].frozen is True),
         notes=tuple(dict.fromkeys(notes)),

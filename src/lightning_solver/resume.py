@@ -13,7 +13,7 @@ from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.optimizers.composite import CompositeOptimizer
 from lightning_solver.optimizers.recipe import Recipe
-from lightning_solver.optimizers.unstepped import fill_unstepped
+from lightning_solver.optimizers.unstepped import fill_unstepped, keys_of_state
 
 _KEY = "lightning_solver"
 _BOOKKEEPING = frozenset({"params", "param_names", "name", "initial_lr"})
@@ -42,7 +42,7 @@ def carry_state_by_name(optimizer: Optimizer, settings: Callable[[], Settings]) 
         return state_dict
 
     optimizer.register_state_dict_post_hook(sign)
-    optimizer.register_load_state_dict_pre_hook(_carry)
+    optimizer.register_load_state_dict_pre_hook(lambda optimizer, saved: _carry(optimizer, saved, settings()))
 
 
 def _kept_by_the_class(group: Mapping[str, Any], planned: Mapping[str, Any], moved: Collection[str]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _shapes(optimizer: Optimizer) -> dict[str, list[int]]:
     }
 
 
-def _carry(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _carry(optimizer: Optimizer, state_dict: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """The saved state laid out as the present groups are, with their present settings."""
     saved_groups = [_names(group, i) for i, group in enumerate(state_dict["param_groups"])]
     present = optimizer.state_dict()
@@ -109,8 +109,38 @@ def _carry(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         for name, index in zip(group["param_names"], group["params"])
         if name in states and name not in reshaped and name not in moved
     }
+    lacking = _lacking(groups, optimizer, state, settings)
+    if lacking:
+        lines = [f"{name} ({', '.join(sorted(keys))}), starts afresh" for name, (_, keys) in lacking.items()]
+        report("the checkpoint lacks state that the present options need:", lines)
+        for index, _ in lacking.values():
+            del state[index]
     _carry_own(groups, saved_groups, _own_of(state_dict, signed, groups))
     return {**state_dict, "state": state, "param_groups": groups}
+
+
+def _lacking(
+    groups: Sequence[Mapping[str, Any]],
+    optimizer: Optimizer,
+    state: Mapping[Any, Mapping[str, Any]],
+    settings: Settings,
+) -> dict[str, tuple[Any, set[str]]]:
+    """Parameters whose saved state lacks what the present options make: name -> index, missing keys."""
+    planned, _, recipes = settings
+    found: dict[str, tuple[Any, set[str]]] = {}
+    known: dict[Any, frozenset[str] | None] = {}
+    for group, live, options, recipe in zip(groups, optimizer.param_groups, planned, recipes):
+        rest = repr(sorted((key, repr(value)) for key, value in options.items() if key not in ("lr", "weight_decay")))
+        for name, index, tensor in zip(group["param_names"], group["params"], live["params"]):
+            if index not in state:
+                continue
+            key = (id(recipe), rest, tensor.ndim)
+            if key not in known:
+                known[key] = keys_of_state(recipe, options, tensor.ndim)
+            missing = (known[key] or frozenset()) - state[index].keys()
+            if missing:
+                found[name] = index, set(missing)
+    return found
 
 
 def _names(group: Mapping[str, Any], place: int) -> list[str]:

@@ -139,7 +139,7 @@ class PlanScheduler(LRScheduler):
         groups = self.optimizer.param_groups
         if self.optimizer.state or any(float(group["lr"]) for group in groups):
             return False
-        tensors = [tensor for index in self.frozen() for tensor in groups[index]["params"]]
+        tensors = [tensor for group in groups for tensor in group["params"]]
         return all(tensor.grad is not None and not bool(tensor.grad.any()) for tensor in tensors)
 
     def follow(self, plan: Plan) -> None:

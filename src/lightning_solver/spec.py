@@ -37,7 +37,8 @@ class SolverSpec(Plain):
 
     Args:
         optimizer: The optimiser. Without one the spec is good for :meth:`curve`, an error for :meth:`plan`.
-        lr: The learning rate, in place of ``optimizer.args.lr``: one number for sweeps, command lines and LR finders.
+        lr: The learning rate, in place of ``optimizer.args.lr``: one number for sweeps and command lines. Learning
+            rates that rules write out stay.
         base_batch_size: Number of samples in an optimiser step for which every learning rate is meant; for another
             number, over all devices and accumulated batches, they are scaled.
         batch_scaling: ``linear`` in the number of samples (Goyal et al. 2017), or by its square root, ``sqrt``
@@ -98,7 +99,10 @@ class SolverSpec(Plain):
             do = "give base_batch_size too: the number of samples in a step for which lr is meant"
             raise self._error("batch_scaling", "is given without base_batch_size", got=self.batch_scaling, do=do)
         if isinstance(self.layer_decay, float):
-            LayerDecay(self.layer_decay)  # which refuses what makes no sense
+            try:
+                LayerDecay(self.layer_decay)
+            except SolverError as error:
+                raise error.moved("LayerDecay.rate", "SolverSpec.layer_decay") from None
         if self.only == ():
             raise self._error("only", "is empty", got=[], do="give at least one glob, or leave it out")
         if self.batches_per_step is not None and not _POSITIVE.fullmatch(str(self.batches_per_step)):
@@ -133,6 +137,21 @@ class SolverSpec(Plain):
     def replace(self, **changes: Any) -> SolverSpec:
         """A spec like this one with some of its fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def at_rate(self, lr: float, before: float) -> SolverSpec:
+        """The same with another learning rate, and those that rules write out moved in proportion.
+
+        Args:
+            lr: The learning rate of the optimiser itself.
+            before: What it is now.
+
+        Example:
+            >>> spec = SolverSpec(optimizer=OptimizerSpec("SGD", {"lr": 0.1}), rules=[Rule(match="head.*", lr=1.0)])
+            >>> spec.at_rate(0.2, before=0.1).rules[0].lr
+            2.0
+        """
+        factor = lr / before if before else 1.0
+        return self.replace(lr=lr, rules=tuple(_at_rate(rule, factor) for rule in self.rules))
 
     def decay(self) -> LayerDecay | None:
         """The layer-wise decay, where there is one."""
@@ -217,6 +236,14 @@ class SolverSpec(Plain):
         values = curve.over(np.arange(whole_steps(run)))
         refuse_negative(values, where)
         return values
+
+
+def _at_rate(rule: Rule, factor: float) -> Rule:
+    """A rule with the learning rates that it writes out multiplied."""
+    named = rule.optimizer
+    if named is not None and _is_number(named.args.get("lr")):
+        named = dataclasses.replace(named, args={**named.args, "lr": named.args["lr"] * factor})
+    return dataclasses.replace(rule, optimizer=named, lr=None if rule.lr is None else rule.lr * factor)
 
 
 def refuse_negative(values: Floats, where: str) -> None:

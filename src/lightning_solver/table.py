@@ -52,7 +52,7 @@ class _Row:
 def render(plan: Plan, *, parameters: bool = False) -> str:
     """The plan as text; see :meth:`Plan.table`."""
     rows = _rows(plan)
-    parts = [_headline(plan), _groups(plan, rows)]
+    parts = ["\n".join([_headline(plan), *plan.routes]), _groups(plan, rows)]
     if plan.depths is not None:
         parts.append(_depths(plan, plan.depths))
     if parameters:
@@ -170,42 +170,52 @@ def _set_by(plan: Plan, row: _Row) -> str:
 
 
 def _depths(plan: Plan, depths: Depths) -> str:
-    """What lies at each depth, its scale, and until when it is frozen."""
+    """What lies at each depth, its scale, the rates that come of it, and until when it is frozen."""
     decay = plan.spec.decay()
     names: dict[int, list[str]] = {}
     for name in [*plan.parameters, *(name for name in plan.left_out if name in depths.of)]:
         names.setdefault(depths.of[name], []).append(name)
+    rates: dict[int, set[float]] = {}
     frozen: dict[int, dict[str, None]] = {}
     for group in plan.groups:
         for name in group.names:
+            rates.setdefault(depths.of[name], set()).add(float(group.options.get("lr", np.nan)))
             frozen.setdefault(depths.of[name], {})[str(group.frozen or "")] = None
     freezes = any(group.frozen for group in plan.groups)
-    head = ["depth", *["lr scale"] * (decay is not None), "tensors", *["frozen"] * freezes, "holds"]
+    head = ["depth", *["lr scale"] * (decay is not None), "lr", "tensors", *["frozen"] * freezes, "holds"]
+    wrapper = _wrapper(list(depths.of))
     table = [head]
     for depth in sorted(names):
         scale = [f"{decay.factor(depth, depths.top):.3g}"] if decay is not None else []
         still = [" or ".join(text or "never" for text in frozen.get(depth, {"left out": None}))] if freezes else []
-        table.append([str(depth), *scale, f"{len(names[depth]):,}", *still, _common(names[depth])])
+        holds = list(dict.fromkeys(_beginning(name, wrapper) for name in names[depth]))
+        lrs = sorted(rates.get(depth, ()))
+        lr = "" if not lrs else f"{lrs[0]:.3g}" if len(lrs) == 1 else f"{lrs[0]:.3g} .. {lrs[-1]:.3g}"
+        table.append([str(depth), *scale, lr, f"{len(names[depth]):,}", *still, _some(holds, 6)])
     if len(table) > 40:
         dots = ["..."] + [""] * (len(head) - 1)
         table = [*table[:20], dots, *table[-19:]]
     title = f"layer decay {_show(decay.rate)}" if decay is not None else "depths"
     if decay is not None and decay.min_scale:
         title += f", at least {_show(decay.min_scale)}"
-    return f"{title}; depth by {depths.source}\n" + _aligned(table, right=range(2 + (decay is not None)))
+    return f"{title}; depth by {depths.source}\n" + _aligned(table, right=range(3 + (decay is not None)))
 
 
-def _common(names: Sequence[str]) -> str:
-    """What the names at one depth begin with, each beginning once."""
-    parents = [name.split(".") for name in names]
-    shared = 0
-    while all(len(parts) > shared + 1 for parts in parents) and len({parts[shared] for parts in parents}) == 1:
-        shared += 1
-    if shared and len(parents) > 1:
-        heads = dict.fromkeys(".".join(parts[: shared + 1]) for parts in parents)
-        numbered = shared and parents[0][shared - 1].isdigit()
-        return f"{'.'.join(parents[0][:shared])}.*" if numbered or len(heads) > 4 else ", ".join(heads)
-    return _some(list(dict.fromkeys(parts[0] if len(parts) > 1 else ".".join(parts) for parts in parents)))
+def _wrapper(names: Sequence[str]) -> str:
+    """What every name begins with, up to a dot: ``model.`` of a module that holds one model."""
+    shared = names[0].split(".")[:-1] if names else []
+    for name in names:
+        parts = name.split(".")[:-1]
+        shared = [a for i, a in enumerate(shared[: len(parts)]) if shared[: i + 1] == parts[: i + 1]]
+    shared = shared[: next((i for i, part in enumerate(shared) if part.isdigit()), len(shared))]
+    return "".join(f"{part}." for part in shared)
+
+
+def _beginning(name: str, wrapper: str) -> str:
+    """The part of the model that a parameter belongs to: its numbered block, or what stands first in its name."""
+    parts = name.removeprefix(wrapper).split(".")
+    at = next((i for i, part in enumerate(parts[:-1]) if part.isdigit()), None)
+    return f"{wrapper}{'.'.join(parts[: at + 1])}.*" if at is not None else f"{wrapper}{parts[0]}"
 
 
 def _parameters(plan: Plan) -> str:

@@ -400,3 +400,13 @@ def test_functions_do_not_divide():
 def test_mistakes(config, message):
     with pytest.raises(SolverError, match=message):
         from_timm(config)
+
+
+def test_the_names_that_the_model_lists_may_be_given_as_a_fact():
+    model = nn.ModuleDict({"table": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
+    for names in (["table.weight"], []):
+        spec = from_timm(factory(opt="adamw", weight_decay=0.05), facts={"no_weight_decay": names}).spec
+        decays = {name: options["weight_decay"] for name, options in spec.plan(model, total_steps=3).parameters.items()}
+        assert {name for name, decay in decays.items() if decay == 0} == {"table.bias", "head.bias", *names}
+    with pytest.raises(SolverError, match=r"facts\.no_weight_decay: must be names; got 'table'"):
+        from_timm(factory(opt="adamw", weight_decay=0.05), facts={"no_weight_decay": "table"})

@@ -62,7 +62,7 @@ momentum = st.one_of(
 )
 freezing = st.sampled_from(
     [{}, {}, {}, {"frozen": True}, {"frozen": False}, {"frozen_until": 2}, {"frozen_from": 4}, {"unfreeze_every": 1},
-     {"frozen_until": 2, "frozen_from": 4}, {"frozen_until": 4, "frozen_from": 2}]
+     {"frozen_until": 2, "frozen_from": 4}]
 )  # fmt: skip
 fresh = st.sampled_from([{}, {}, {}, {"fresh": True}, {"fresh": ("lr",)}, {"fresh": ("weight_decay", "momentum")}])
 

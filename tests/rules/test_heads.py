@@ -187,8 +187,22 @@ def test_a_tied_head_is_selected_by_either_kind():
 def test_the_plan_tells_what_an_optimiser_of_hidden_matrices_does_not_get():
     net = tree(table=nn.Embedding(4, 3), conv=nn.Conv2d(3, 3, 1), body=blocks(), head=nn.Linear(3, 2))
     rule = Rule(kind="hidden", optimizer={"name": "Muon"})
-    (note,) = plan(net, rule).notes
+    (note,) = plan(net, rule).routes
     start = "rules[0] (kind hidden): Muon gets the hidden matrices, not "
     assert note.startswith(start)
     left = re.findall(r"(\S+) \(([^)]+)\)", note.removeprefix(start))
     assert left == [("table.weight", "embedding"), ("conv.weight", "4-D"), ("head.weight", "head")]
+
+
+class Backbone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.fc = nn.Linear(2, 2), nn.Linear(2, 3)
+
+    def get_classifier(self):
+        return self.fc
+
+
+def test_a_head_beside_a_model_that_has_one_is_a_head_too():
+    found = heads(nn.ModuleDict({"backbone": Backbone(), "head": nn.Linear(3, 2), "neck": nn.Linear(2, 2)}))
+    assert set(found) == {"backbone.fc.weight", "backbone.fc.bias", "head.weight", "head.bias"}

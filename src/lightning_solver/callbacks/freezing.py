@@ -28,6 +28,11 @@ class Freezing(Callback):
         for modes, scheduler in self._modes:
             modes.set(scheduler.plan, scheduler.last_epoch)
 
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gradients of what is frozen are dropped before a loss scaler looks at them."""
+        for scheduler in _schedulers(pl_module):
+            scheduler.drop_frozen()
+
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Optimizer) -> None:
         """Gradients of what is frozen are dropped before they are clipped or measured."""
         for scheduler in _schedulers(pl_module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_solver.errors import SolverError
 from lightning_solver.optimizers.recipe import Recipe
 from lightning_solver.optimizers.stand_ins import Kind, in_words, quietly, waves, with_long_steps
-from lightning_solver.optimizers.unhooked import unhooked_step
+from lightning_solver.optimizers.unhooked import trial_step
 
 
 def refuse_sharded(
@@ -88,7 +88,7 @@ def _off(recipe: Recipe, stand_ins: tuple[list[Tensor], list[Tensor]], extra: Ma
             optimizer = recipe.cls([param], **{**with_long_steps(recipe.args, recipe, always=True), **extra})
             for slope in slopes:
                 param.grad = slope
-                unhooked_step(recipe.cls)(optimizer)
+                trial_step(optimizer)
         after.append(param.detach())
     whole, shards = after
     difference = (shards.full_tensor() - whole).abs()  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_solver.optimizers.recipe import Recipe
-from lightning_solver.optimizers.unhooked import unhooked_step
+from lightning_solver.optimizers.unhooked import trial_step
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -111,7 +111,7 @@ def take_steps(
             for params in made:
                 for param, (kind, _) in zip(params, sizes):
                     param.grad = _gradient(param, kind, step)
-            unhooked_step(recipe.cls)(optimizer)
+            trial_step(optimizer)
     return [param.detach() for params in made for param in params]
 
 

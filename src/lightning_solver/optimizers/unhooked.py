@@ -29,6 +29,18 @@ def unhooked_step(cls: type[Optimizer]) -> Callable[..., Any]:
     return step
 
 
+def trial_step(optimizer: Optimizer) -> None:
+    """One step that nobody's hooks see, of an optimiser that is only tried.
+
+    Args:
+        optimizer: The optimiser; one with modes (schedule-free ones) is put into that of training first.
+    """
+    train = getattr(optimizer, "train", None)
+    if callable(train):
+        train()
+    unhooked_step(type(optimizer))(optimizer)
+
+
 @functools.cache
 def _wrapper_code() -> types.CodeType:
     """The code of torch's wrapper. A mark on the function says less: ``functools.wraps`` copies marks."""

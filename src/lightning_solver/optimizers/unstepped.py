@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lightning_solver.optimizers.recipe import Recipe
 from lightning_solver.optimizers.stand_ins import quietly
-from lightning_solver.optimizers.unhooked import unhooked_step
+from lightning_solver.optimizers.unhooked import trial_step
 
 
 def fill_unstepped(optimizer: Optimizer, saved: dict[str, Any], recipes: Sequence[Recipe]) -> None:
@@ -51,6 +51,25 @@ def _zeros(value: Any, param: Tensor) -> Any:
     return torch.zeros_like(value) if value.ndim == 0 else torch.zeros_like(param, dtype=value.dtype)
 
 
+def keys_of_state(recipe: Recipe, options: Mapping[str, Any], ndim: int) -> frozenset[str] | None:
+    """What an optimiser keeps for a parameter after a step; ``None`` where that cannot be tried.
+
+    Args:
+        recipe: The optimiser.
+        options: The options of the parameter's group.
+        ndim: Number of dimensions of the parameter.
+    """
+    tried = nn.Parameter(torch.ones([2] * ndim))
+    try:
+        with quietly([]):
+            optimizer = recipe.build([{"params": [tried], **recipe.changed(options)}])
+            tried.grad = torch.full_like(tried, 0.1)
+            trial_step(optimizer)
+    except Exception:  # whatever a class may raise for a stand-in: it needs a closure, or sparse gradients
+        return None
+    return frozenset(key for key in optimizer.state.get(tried, ()) if isinstance(key, str))
+
+
 def starts_from_zeros(recipe: Recipe) -> bool:
     """Whether an optimiser takes the same first step from a state of zeros as from none.
 
@@ -64,9 +83,9 @@ def starts_from_zeros(recipe: Recipe) -> bool:
         with quietly([]):
             one, other = recipe.build([{"params": [fresh]}]), recipe.build([{"params": [filled]}])
             fresh.grad, filled.grad = slope.clone(), slope.clone()
-            unhooked_step(recipe.cls)(one)
+            trial_step(one)
             other.state[filled] = {key: _zeros(value, filled) for key, value in one.state[fresh].items()}
-            unhooked_step(recipe.cls)(other)
+            trial_step(other)
     except Exception:  # whatever a class may raise for a state that it has not made
         return False
     return torch.equal(fresh, filled)

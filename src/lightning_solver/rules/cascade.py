@@ -179,11 +179,11 @@ class Cascade:
         state = _State(self._chosen(indices))
         for index in indices:
             if index in self._first:
-                self._take(state, index, depth, factors)
+                self._take(state, index, depth, factors, indices)
         self._decay_by_layer(state, depth)
         for index in indices:
             if index not in self._first:
-                self._take(state, index, depth, factors)
+                self._take(state, index, depth, factors, indices)
         return _settled(state)
 
     def _chosen(self, indices: tuple[int, ...]) -> Member:
@@ -210,7 +210,14 @@ class Cascade:
         if factor != 1:
             state.decayed["lr"] = (factor, source)
 
-    def _take(self, state: _State, index: int, depth: int | None, factors: Mapping[tuple[int, str], float]) -> None:
+    def _take(
+        self,
+        state: _State,
+        index: int,
+        depth: int | None,
+        factors: Mapping[tuple[int, str], float],
+        indices: tuple[int, ...],
+    ) -> None:
         """Let one rule change the state that the rules before it have left."""
         source = self._sources[index]
         rule = source.rule
@@ -233,6 +240,8 @@ class Cascade:
             if index in self._first and option not in recipe.defaults:
                 continue
             where = f"{source.where}.{_path(option, how)}"
+            if option not in recipe.defaults and index not in self._chooses:
+                self._refuse_option(option, where, indices)
             if how == "set":
                 value = recipe.check_option(option, value, where)
                 state.forget(option)
@@ -246,6 +255,17 @@ class Cascade:
             assert self._resolve is not None
             height = self._depths().top - depth if depth is not None and self._depths is not None else 0
             state.frozen, state.frozen_by = freeze(says, source.where, self._resolve, height), source
+
+    def _refuse_option(self, option: str, where: str, indices: tuple[int, ...]) -> None:
+        """Say which rule has chosen the optimiser that lacks an option."""
+        chosen = [index for index in indices if index in self._chooses]
+        if chosen:
+            name = self._chooses[chosen[-1]].recipe.cls.__name__
+            what = (
+                f"{name}, which {self._sources[chosen[-1]].label} chooses for some of the parameters, has no {option}"
+            )
+            do = "leave these parameters out by unless, or set the option in the arguments of an optimiser"
+            raise SolverError(where, what, do=do)
 
     def _check_rule(self, index: int, source: Source) -> None:
         """A rule is checked whether it selects something or not: one of the optimisers has what it sets."""

@@ -44,11 +44,13 @@ class Depths:
         top: The depth whose layer-decay scale is 1. No depth is greater, but where a peer's layout was given a number
             of layers smaller than the model has; ``source`` then says so.
         source: In words, how the depths were found.
+        unmatched: In words, what no regex of the user is found in; ``None`` where there is nothing to say.
     """
 
     of: Mapping[str, int]
     top: int
     source: str
+    unmatched: str | None = None
 
 
 def find_depths(
@@ -57,7 +59,8 @@ def find_depths(
     r"""The depth of each parameter of ``module``.
 
     A tied parameter has the depth of its first name. Where the model is a part of ``module``, as in a LightningModule
-    that holds it beside a loss, whatever lies outside the part is at the top.
+    that holds it beside a loss, whatever lies outside the part is at the top; and one above it where the part has no
+    head of its own.
 
     Args:
         module: The module whose parameters they are.
@@ -145,25 +148,34 @@ def _by_own_word(
 ) -> Depths | None:
     """What the outermost modules that have one of ``methods`` say; ``None`` where there is no such module."""
     told: dict[tuple[int, str], tuple[int, int]] = {}  # (owner, leaf) -> depth, and the top beside it
-    words = []
+    words, headless = [], True
     for speaker, method in _speakers(module, methods):
         local = parameters if speaker is module else take_inventory(speaker)
         if not local:
             continue
         depths, top = _ask(speaker, method, [p.name for p in local], where)
         words.append(f"{method} of {type(speaker).__name__}")
+        headless = headless and method == "group_matcher" and _is_headless(speaker, [p.name for p in local])
         for parameter, depth in zip(local, depths):
             for place in parameter.places:
                 told[id(place.owner), place.leaf] = (top if depth is None else depth), top
     if not words:
         return None
     highest = max(top for _, top in told.values())
-    of = {}
-    for parameter in parameters:
-        place = parameter.places[0]
-        depth, top = told.get((id(place.owner), place.leaf), (highest, highest))
-        of[place.name] = depth + highest - top
-    return _depths(of, highest, ", ".join(words))
+    first = {p.name: told.get((id(p.places[0].owner), p.places[0].leaf)) for p in parameters}
+    # What lies beside a model without a head of its own is its head, and above its last block.
+    outside = highest + 1 if headless and None in first.values() else highest
+    of = {name: outside if found is None else found[0] + highest - found[1] for name, found in first.items()}
+    return _depths(of, outside, ", ".join(words))
+
+
+def _is_headless(speaker: Any, names: list[str]) -> bool:
+    """Whether a ``group_matcher`` leaves no name of its model to come last, as it does with a head."""
+    try:
+        matcher = speaker.group_matcher(coarse=False)
+        return group_depths([*names, "\0"], matcher)[1] > group_depths(names, matcher)[1]
+    except Exception:  # a function that knows its own names only
+        return False
 
 
 def _speakers(module: nn.Module, methods: tuple[str, ...]) -> Iterator[tuple[nn.Module, str]]:
@@ -282,7 +294,10 @@ def _by_patterns(names: Sequence[str], patterns: Sequence[str], where: str) -> D
             place[i, number] = len(place)
     top = len(place) - (None not in hits)
     of = {name: top if hit is None else place[hit] for name, hit in zip(names, hits)}
-    return Depths(of, top, "regexes of the specification")
+    rest = [name for name, hit in zip(names, hits) if hit is None]
+    shown = ", ".join(rest[:3]) + (f" and {len(rest) - 3} more" if len(rest) > 3 else "")
+    unmatched = f"no regex is found in {shown}, which get the greatest depth, {top}" if rest else None
+    return Depths(of, top, "regexes of the specification", unmatched)
 
 
 def _compiled(pattern: object, where: str) -> re.Pattern[str]:

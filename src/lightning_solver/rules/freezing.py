@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from lightning_solver.errors import SolverError
+
 Resolve = Callable[[int | str, str, int], Fraction]
 """Works out a duration of the spec in steps: (duration, path for messages, how many times it is taken)."""
 
@@ -61,5 +63,7 @@ def freeze(says: Mapping[str, Any], where: str, resolve: Resolve, height: int) -
             None if since is None else resolve(since, f"{where}.frozen_from", 1),
         )
     if frozen.since is not None and frozen.since <= frozen.until:
-        return True
+        got = ", ".join(f"{name} {value}" for name, value in says.items())
+        do = "let frozen_from come after frozen_until, or write frozen: true"
+        raise SolverError(f"{where}.frozen_from", "leaves no step in which they are trained", got=got, do=do)
     return frozen if frozen.until or frozen.since is not None else False

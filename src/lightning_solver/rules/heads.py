@@ -19,16 +19,15 @@ _NO_MATRIX = frozenset({"bias", "norm", "embedding", "position", "token", "offse
 def find_heads(parameters: Sequence[Parameter]) -> frozenset[int]:
     """``id`` of each tensor that belongs to the layer that gives the output.
 
-    In this order: what the model's own method says (``get_classifier``, ``get_output_embeddings``); modules with the
-    usual names outside of repeated blocks (``head``, ``classifier``, ``lm_head``, ...); the last linear layer.
+    What the model's own method says (``get_classifier``, ``get_output_embeddings``), and modules with the usual names
+    outside of repeated blocks and of that model (``head``, ``classifier``, ``lm_head``, ...); without either, the last
+    linear layer.
     """
     places = [place for parameter in parameters for place in parameter.places]
-    told = _told(places)
-    if told:
-        return told
-    named = frozenset(id(place.tensor) for place in places if _named(place))
-    if named:
-        return named
+    told, inside = _told(places)
+    named = {id(place.tensor) for place in places if id(place.tensor) not in inside and _named(place)}
+    if told or named:
+        return frozenset(told | named)
     last = next((place.holder for place in reversed(places) if isinstance(place.owner, nn.Linear)), None)
     return frozenset(id(place.tensor) for place in places if last is not None and place.holder is last)
 
@@ -40,10 +39,11 @@ def is_hidden(parameter: Parameter, heads: frozenset[int]) -> bool:
     return not any(place.kinds & _NO_MATRIX for place in parameter.places)
 
 
-def _told(places: Iterable[Place]) -> frozenset[int]:
-    """What the outermost modules say that have one of the methods."""
+def _told(places: Iterable[Place]) -> tuple[set[int], set[int]]:
+    """What the outermost modules say that have one of the methods, and all that lies in those that say something."""
     asked: dict[int, bool] = {}
     found: set[int] = set()
+    inside: set[int] = set()
     for place in places:
         for holder in reversed(list(place.holder.outward())):
             if id(holder.module) in asked:
@@ -53,10 +53,12 @@ def _told(places: Iterable[Place]) -> frozenset[int]:
             method = next((m for name in _ASKED if callable(m := getattr(holder.module, name, None))), None)
             asked[id(holder.module)] = method is not None
             if method is not None:
-                for head in _modules(_answer(holder.module, method)):
-                    found.update(id(tensor) for tensor in head.parameters())
+                told = {id(t) for head in _modules(_answer(holder.module, method)) for t in head.parameters()}
+                if told:
+                    inside.update(id(tensor) for tensor in holder.module.parameters())
+                found |= told
                 break
-    return frozenset(found)
+    return found, inside
 
 
 def _answer(module: nn.Module, method: Callable[[], object]) -> object:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Imported, Notes, Phases, imported_spec
 from lightning_solver.interop.reading import Call, load
 from lightning_solver.interop.timm.arguments import CLASSES
@@ -13,6 +15,7 @@ from lightning_solver.interop.timm.factory import of_factory, rest_of_script
 from lightning_solver.interop.timm.forms import read_config, says_schedule
 from lightning_solver.interop.timm.script import OPTIMIZER, of_script
 from lightning_solver.interop.timm.split import split
+from lightning_solver.rule import Rule
 
 
 def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
@@ -58,7 +61,27 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     if fields is not None and fields.get("depth") and not scheduled:
         what = "timm's own schedulers multiply by lr_scale, others leave it without effect; here the rates contain it"
         notes.say("layer_decay", what)
+    named = known.get("no_weight_decay")
+    if fields is not None and named is not None:
+        fields = {**fields, "rules": _by_name(fields.get("rules", ()), named)}
     return notes.imported(imported_spec({} if phases is None else {"lr": phases}, **(fields or {})), strict)
+
+
+def _by_name(rules: Sequence[Rule], names: Any) -> tuple[Rule, ...]:
+    """The rules with the names that the model lists in place of the method that would list them.
+
+    Raises:
+        SolverError: They are no names.
+    """
+    if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in names):
+        raise SolverError("facts.no_weight_decay", "must be names", got=repr(names)[:120], do="give a list of names")
+    asked = [rule.listed_by is not None for rule in rules]
+    given = tuple(sorted(names))
+    return tuple(
+        dataclasses.replace(rule, listed_by=None, match=given) if method else rule
+        for rule, method in zip(rules, asked)
+        if given or not method
+    )
 
 
 def _read(
