@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from ast import literal_eval
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -148,14 +149,21 @@ class SolverCLI(LightningCLI):
 
     def explain(self, message: str) -> str:
         """A parser's message as that of a :class:`SolverError`, where it is about something that can be looked up."""
-        named = list(_named_overrides(self._given))
+        given = list(_overrides(self._given))
+        named = [(key, path, value) for key, path, value in given if _names_a_part(path)]
         shallow = [(key, {path[0]: {path[1]: value}}) for key, path, value in named if len(path) == 2]
         several = ""
-        for key, block in (*(_override_in(message) if not named else shallow), *self._blocks_in_files()):
+        wrong = None if named else _mistake_in_override(message)
+        if wrong is not None:
+            return str(wrong)
+        for key, block in (*shallow, *self._blocks_in_files()):
             try:
                 several = several if isinstance(read_solver(block, key), SolverSpec) else key
             except SolverError as error:
                 return str(error)
+        wrong = None if named else self._mistake_of_all([one for one in given if f'"{one[0]}"' in message])
+        if wrong is not None:
+            return str(wrong)
         for key, path, value in named:
             if len(path) > 2 and f'"{key}"' in message:
                 what = "lies too deep to be given for one of several optimisers on the command line"
@@ -189,6 +197,36 @@ class SolverCLI(LightningCLI):
         known = [*field_hints(SolverSpec), *(block if isinstance(block, Mapping) else ())]
         return error.moved(head, f"{key}.{head}") if head in known else error
 
+    def _mistake_of_all(self, given: Sequence[tuple[str, list[str], Any]]) -> SolverError | None:
+        """What is wrong with the blocks of the files, once arguments have changed them."""
+        changed: dict[str, Any] = {}
+        replaced: dict[str, Any] = {}
+        for key, path, value in given:
+            if key not in changed:
+                changed[key] = {}
+                for found, block in self._blocks_in_files():
+                    if found.replace(".init_args.", ".") == key.replace(".init_args.", "."):
+                        changed[key] = _merged(changed[key], block)
+            inner, block = changed[key], value
+            for depth, name in enumerate(path[:-1], 1):
+                inner = inner.get(name)
+                if not isinstance(inner, Mapping):
+                    replaced[".".join([key, *path[:depth]])] = inner
+                    break
+            for name in reversed(path):
+                block = {name: block}
+            changed[key] = _merged(changed[key], block)
+        for key, block in changed.items():
+            try:
+                read_solver(block, key)
+            except SolverError as error:
+                before = replaced.get(error.where)
+                if before is None:
+                    return error
+                what = f"{error.what}, as this mapping takes the place of {before!r}"
+                return SolverError(error.where, what, got=error.got, do=error.do)
+        return None
+
     def _section(self) -> Namespace:
         """The part of the configuration that belongs to the chosen subcommand."""
         name = self.config.get("subcommand")
@@ -214,7 +252,7 @@ class SolverCLI(LightningCLI):
                 continue
             if isinstance(data, Mapping):
                 sections = [data, *(data[name] for name in self.subcommands() if isinstance(data.get(name), Mapping))]
-                yield from (item for section in sections for item in blocks(section))
+                yield from (found for section in sections for found in blocks(section) if found[1] != {})
 
 
 def plan(
@@ -278,29 +316,56 @@ class _StopBeforeTraining(Callback):
         trainer.num_sanity_val_steps = 0
 
 
-def _override_in(message: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The part of a solver block that an argument such as ``--solver.lr=fast`` gave, where a message is about one."""
-    found = re.search(
-        r"Parser key \"([\w.]+)\".*NestedArg\(key='([\w.]+)', val=(?:'(.*)'|\"(.*)\")\)", message, re.DOTALL
-    )
+def _mistake_in_override(message: str) -> SolverError | None:
+    """What is wrong with an argument such as ``--solver.lr=fast`` or ``--solver.rules+={...}`` that a message is about.
+
+    The message ends in what the parser made of it.
+    """
+    found = re.search(r"Parser key \"([\w.]+)\".*NestedArg\(key='([\w.]+)(\+?)', val=(.*)\)\s*$", message, re.DOTALL)
     if found is None or not found[1].endswith("solver"):
-        return
-    block: Any = get_loader("yaml")(found[3] or found[4] or "")
-    for name in reversed(found[2].split(".")):
+        return None
+    key, path, appended = found[1], found[2], bool(found[3])
+    try:
+        value = literal_eval(found[4])
+    except (ValueError, SyntaxError):
+        return None
+    value = get_loader("yaml")(value) if isinstance(value, str) else value
+    single = appended and not isinstance(value, list)
+    block: Any = [value] if single else value
+    for name in reversed(path.split(".")):
         block = {name: block}
-    yield found[1], block
+    try:
+        read_solver(block, key)
+    except SolverError as error:
+        whole = f"{key}.{path}"
+        if not appended:
+            return error
+        return error.moved(f"{whole}[0]", f"{whole}+") if single else error.moved(whole, f"{whole}+")
+    return None
 
 
-def _named_overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str], Any]]:
-    """What arguments such as ``--solver.generator.lr=0.1`` give to one of several optimisers: key, path, value."""
+def _overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str], Any]]:
+    """What arguments such as ``--solver.layer_decay.rate=0.9`` give to a part of a block: key, path, value."""
     for i, argument in enumerate(given):
         name, equals, text = argument.partition("=")
         found = re.fullmatch(r"--((?:model\.(?:init_args\.)?)?solver)\.([\w.]+)", name)
-        if found is None or found[2].split(".")[0] in field_hints(SolverSpec) or "." not in found[2]:
+        if found is None:
             continue
         if not equals:
             text = given[i + 1] if i + 1 < len(given) else ""
         yield found[1], found[2].split("."), get_loader("yaml")(text)
+
+
+def _names_a_part(path: Sequence[str]) -> bool:
+    """Whether an argument is for one of several optimisers, as ``--solver.generator.lr=0.1`` is."""
+    return len(path) > 1 and path[0] not in field_hints(SolverSpec)
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """A block with another over it: mappings are merged key by key, all else is replaced."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
 
 
 def _as_plain(value: Any) -> Any:

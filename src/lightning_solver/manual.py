@@ -82,6 +82,7 @@ class Turn:
         if part.gathered == 0:
             part.optimizer.zero_grad()
             part.window = self._accumulate
+        part.batches += 1
         final = part.gathered + 1 == part.window
         self._backward(loss, final)
         part.gathered = 0 if final else part.gathered + 1

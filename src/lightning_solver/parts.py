@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.errors import SolverError, nearest, suggestion
 from lightning_solver.plan import Plan
 from lightning_solver.real_steps import RealSteps
 from lightning_solver.rules.inventory import Parameter, take_inventory
@@ -33,6 +33,7 @@ class Part:
         earlier: Steps that it made in an earlier ``fit`` of the same Trainer.
         gathered: Batches whose gradients wait for its next step.
         window: Of how many batches that step is.
+        batches: Batches that its turns were given in this ``fit``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Part:
     earlier: int = 0
     gathered: int = 0
     window: int = 1
+    batches: int = 0
 
     @property
     def parameters(self) -> list[Any]:
@@ -63,11 +65,16 @@ def share_out(specs: Mapping[str, SolverSpec], module: nn.Module) -> dict[str, S
         module: The module.
 
     Raises:
-        SolverError: A name that the module does not have; a parameter that belongs to no spec, or to several.
+        SolverError: A name that the module does not have; a glob that matches no parameter; a parameter that belongs to
+            no spec, or to several.
     """
     full = {name: spec.replace(only=_patterns(name, spec, module)) for name, spec in specs.items()}
+    inventory = take_inventory(module)
+    for name, spec in specs.items():
+        if spec.only is not None:
+            _refuse_idle(name, full[name].only or (), inventory)
     lost: list[str] = []
-    for parameter in take_inventory(module):
+    for parameter in inventory:
         owners = [name for name, spec in full.items() if _is_among(parameter, spec)]
         if len(owners) > 1:
             what = "would be trained by more than one optimiser"
@@ -98,6 +105,20 @@ def _patterns(name: str, spec: SolverSpec, module: nn.Module) -> Sequence[str]:
         do = f"{suggestion(name, known, 'submodules')} Or say by only: [...] which parameters it trains"
         raise SolverError(f"solver.{name}", "the module has no submodule of this name", got=repr(name), do=do)
     return found
+
+
+def _refuse_idle(name: str, patterns: Sequence[str], inventory: Sequence[Parameter]) -> None:
+    """Refuse globs that match no parameter."""
+    names = [place.name for parameter in inventory for place in parameter.places]
+    for pattern in patterns:
+        if any(fnmatch.fnmatchcase(known, pattern) for known in names):
+            continue
+        bare = pattern.rstrip(".*?")
+        depth = bare.count(".") + 1
+        heads = list(dict.fromkeys(".".join(known.split(".")[:depth]) for known in names))
+        close = nearest(bare, heads)
+        do = f"nearest names: {', '.join(close)}" if close else f"names start with: {', '.join(heads[:8])}"
+        raise SolverError(f"solver.{name}.only", "matches no parameter", got=repr(pattern), do=do)
 
 
 def _is_among(parameter: Parameter, spec: SolverSpec) -> bool:

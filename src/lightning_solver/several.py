@@ -37,10 +37,13 @@ def read_solver(data: Any, where: str = "solver") -> Solver:
         where: Its path, for error messages.
 
     Raises:
-        SolverError: An unknown key, a value of the wrong type, or one that makes no sense.
+        SolverError: An empty mapping, an unknown key, a value of the wrong type, or one that makes no sense.
     """
     if isinstance(data, SolverSpec):
         return data
+    if isinstance(data, Mapping) and not data:
+        do = "give optimizer: {name: AdamW, args: {lr: 0.001}}, or such a block by the name of each submodule"
+        raise SolverError(where, "is an empty mapping", got="{}", do=do)
     if not isinstance(data, Mapping) or not names_parts(data):
         return SolverSpec.from_dict(data, where)
     for name in data:

@@ -36,6 +36,8 @@ class PlanGuard(Callback):
         self._checked = False
         self._told = False
         self._compared = False
+        self._idle: set[str] = set()
+        self._by_hand: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """What was planned is what will be run.
@@ -44,6 +46,7 @@ class PlanGuard(Callback):
             SolverError: The scheduler of a plan is not the Trainer's.
         """
         self._told = self._compared = False
+        self._idle, self._by_hand = set(), set()
         if getattr(pl_module, "solver", None) is None:
             return
         name, parts = type(pl_module).__name__, pl_module.solver_parts
@@ -91,7 +94,7 @@ class PlanGuard(Callback):
             report("another scheduler has taken over: the schedules of the solver are not followed from here on")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        """Under manual optimisation compare the steps of the first epoch, so that nobody waits for the end of the run.
+        """Under manual optimisation look at the steps of the first epoch, so that nobody waits for the end of the run.
 
         Validations go before it, the first one is over by now.
         """
@@ -99,6 +102,7 @@ class PlanGuard(Callback):
             return
         self._compared = True
         parts = pl_module.solver_parts
+        self._tell_idle(trainer, parts)
         for part in parts.values():
             made, run = part.scheduler.last_epoch, part.plan.run
             if trainer.current_epoch > 0 or trainer.should_stop or not made or not run.epochs_known:
@@ -109,6 +113,25 @@ class PlanGuard(Callback):
             if abs(made - planned) > _slack(part):
                 real = f"{made} optimiser steps{_of(part, parts)} were made in the first epoch"
                 report(f"{real}, {float(planned):g} were planned: say batches_per_step, {_batches(part)} at present")
+
+    def _tell_idle(self, trainer: Trainer, parts: Mapping[str, Part]) -> None:
+        """Say once of each optimiser that it has made no step in batches that were enough for one."""
+        batches = trainer.fit_loop.total_batch_idx + 1
+        for name, part in parts.items():
+            if part.scheduler.last_epoch > 0:
+                continue
+            if part.real_steps.take():  # which a turn has taken already
+                self._by_hand.add(name)
+            expected = batches / batches_per_step(part.plan.spec)
+            follows = any(part.optimizer is one for one in trainer.optimizers)
+            if not follows or part.gathered or expected <= _slack(part) or name in self._by_hand | self._idle:
+                continue
+            self._idle.add(name)
+            turn = f"self.solver_turn({name!r})" if len(parts) > 1 else "self.solver_turn()"
+            why = f"training_step never took its turn, {turn}"
+            if part.batches:
+                why = f"none of the losses that its turns were given ({part.batches}) led to one"
+            report(f"{name} has made no step: {why}")
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Look for parameters that would never be trained."""
@@ -161,16 +184,18 @@ class PlanGuard(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Say so if the run was not as long as planned, but for one that was stopped on purpose."""
         parts = pl_module.solver_parts
-        for part in parts.values():
+        if not pl_module.automatic_optimization:
+            self._tell_idle(trainer, parts)
+        for name, part in parts.items():
             planned = part.plan.run.total_steps
             if pl_module.automatic_optimization:
                 made, slack = trainer.global_step, 0
             else:
                 made, slack = part.scheduler.last_epoch, _slack(part)
-                if made == 0 and trainer.global_step > 0:
-                    if part.plan.curves:
-                        how = "call self.lr_schedulers().step() after each step, or use self.solver_turn()"
-                        report(f"the schedules{_of(part, parts)} never moved: under manual optimisation {how}")
+                if name in self._by_hand and part.plan.curves and made == 0:
+                    how = "call self.lr_schedulers().step() after each step, or use self.solver_turn()"
+                    report(f"the schedules{_of(part, parts)} never moved: under manual optimisation {how}")
+                if name in self._by_hand | self._idle and made == 0:
                     continue
             if part.gathered:
                 what = f"the last {part.gathered} of {part.window} batches{_of(part, parts)} have led to no step"
