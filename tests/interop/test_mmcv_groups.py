@@ -231,6 +231,20 @@ def test_several_optimizers():
     read = from_mmcv({"optimizer": {"generator": SGD, "discriminator": {"type": "Adam", "lr": 1e-3}}})
     assert (read.spec.optimizer, read.unmapped) == (None, ("optimizer",))
     assert any("manual optimisation: import them one by one" in note for note in read.notes)
+    assert any("solver = {generator: ..., discriminator: ...}" in note for note in read.notes)
+
+
+def test_what_has_no_effect_beside_decay_by_layers():
+    paramwise = {"num_layers": 6, "layer_decay_rate": 0.9}
+    inert = {"decay_rate": 0.3, "decay_type": "stage_wise", "custom_keys": {"head": {"lr_mult": 2}}}
+    plain, read = (
+        from_mmcv({"optimizer": {**SGD, "constructor": "LayerDecayOptimizerConstructor", "paramwise_cfg": given}})
+        for given in (paramwise, {**paramwise, **inert})
+    )
+    assert read.spec == plain.spec
+    assert read.unmapped == ()
+    noted = [note for note in read.notes if "has no effect with this constructor, as in MMSegmentation" in note]
+    assert [note.partition(":")[0].rpartition(".")[2] for note in noted] == [*inert]
 
 
 def test_scaling_of_the_learning_rate():

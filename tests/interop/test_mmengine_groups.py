@@ -141,7 +141,9 @@ def test_decay_by_layers_of_pretraining():
     }
     read = imported(paramwise, constructor=BY_LAYER)
     assert (read.spec.layer_decay, read.spec.depth) == (0.75, "mmpretrain")
-    assert read.unmapped == ("optim_wrapper.paramwise_cfg.bias_lr_mult",)
+    assert read.unmapped == ()
+    where = "optim_wrapper.paramwise_cfg.bias_lr_mult"
+    assert f"{where}: has no effect with this constructor, as in MMPretrain" in read.notes
     assert sum("has no effect: with this constructor" in note for note in read.notes) == 2
     model = golden_model("mmpretrain:vit6-rate1", LISTED)
     plan = read.spec.plan(model, total_steps=10).parameters
@@ -185,8 +187,13 @@ def test_an_empty_paramwise_cfg_turns_the_decay_by_layers_off():
 def test_decay_by_layers_of_segmentation(paramwise, depth):
     read = imported(paramwise, constructor=SEGMENTOR)
     assert (read.spec.layer_decay, read.spec.depth) == (0.9, depth)
-    noted = imported({**paramwise, "norm_decay_mult": 0.0}, constructor=SEGMENTOR)
-    assert noted.unmapped == ("optim_wrapper.paramwise_cfg.norm_decay_mult",)
+    inert = {"norm_decay_mult": 0.0, "custom_keys": {"backbone": {"lr_mult": 0.1}}, "layer_decay_rate": 0.5}
+    noted = imported({**paramwise, **inert, "norm_decay_mlut": 0.0}, constructor=SEGMENTOR)
+    assert noted.spec == read.spec
+    assert noted.unmapped == ("optim_wrapper.paramwise_cfg.norm_decay_mlut",)
+    for key in inert:
+        where = f"optim_wrapper.paramwise_cfg.{key}"
+        assert f"{where}: has no effect with this constructor, as in MMSegmentation" in noted.notes
 
 
 def test_names_that_segmentation_exempts():
@@ -288,6 +295,7 @@ def test_several_optimizers():
     read = from_mmengine({"optim_wrapper": {"generator": one, "discriminator": one, "constructor": "Own"}})
     assert (read.spec.optimizer, read.unmapped) == (None, ("optim_wrapper",))
     assert any("import generator, discriminator one by one" in note for note in read.notes)
+    assert any("solver = {generator: ..., discriminator: ...}" in note for note in read.notes)
     with pytest.raises(SolverError, match="optim_wrapper: is not mapped"):
         from_mmengine({"optim_wrapper": {"generator": one, "discriminator": one}}, strict=True)
 

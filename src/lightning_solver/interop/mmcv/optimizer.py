@@ -8,7 +8,7 @@ from typing import Any
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Notes, Settings
 from lightning_solver.interop.openmmlab.constructors import read_groups
-from lightning_solver.interop.openmmlab.optimizer import read_base
+from lightning_solver.interop.openmmlab.optimizer import read_base, side_by_side
 
 
 def read_optimizer(settings: Settings, notes: Notes) -> dict[str, Any]:
@@ -21,7 +21,8 @@ def read_optimizer(settings: Settings, notes: Notes) -> dict[str, Any]:
         raise SolverError("optimizer", "must be a mapping", got=repr(config)[:120], do="write type: ..., lr: ...")
     if "type" not in config and any(isinstance(value, Mapping) and "type" in value for value in config.values()):
         what = "has several optimisers, which is for manual optimisation: import them one by one, as "
-        notes.unmapped("optimizer", f"{what}{', '.join(f'optimizer[{str(key)!r}]' for key in config)}")
+        named = ", ".join(f"optimizer[{str(key)!r}]" for key in config)
+        notes.unmapped("optimizer", f"{what}{named}; {side_by_side(map(str, config))}")
         return fields
     data = Settings(config, "optimizer", notes)
     constructor, paramwise = data.take("constructor"), data.take("paramwise_cfg")

@@ -12,6 +12,7 @@ from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Notes, Settings, length
 from lightning_solver.interop.mmengine.optimizer import several
 from lightning_solver.interop.mmengine.point import END, Point, point_of
+from lightning_solver.interop.openmmlab.optimizer import side_by_side
 from lightning_solver.interop.reading import Name
 
 
@@ -113,7 +114,9 @@ def read_per_step(settings: Settings, facts: Facts) -> Any:
             "has several optimisers, which is for manual optimisation: the schedules are those of each of them; import"
         )
         settings.notes.unmapped(
-            "optim_wrapper", f"{what} {', '.join(inner)} one by one for the optimiser and its groups"
+            "optim_wrapper",
+            f"{what} {', '.join(inner)} one by one for the optimiser and its groups, each as the optim_wrapper of a "
+            f"config of its own; {side_by_side(inner)}",
         )
         if len(counts) > 1:
             do = "import them one by one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ _DEFAULT = ("DefaultOptimizerConstructor", "DefaultOptimWrapperConstructor")
 _FORCED = "ForceDefaultOptimWrapperConstructor"
 _BY_LAYER = "LearningRateDecayOptimWrapperConstructor"
 _SEGMENTOR = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
-_EVERY = (*OPTIONS, *OF_LAYERS, *OF_SEGMENTORS, "force_default_settings")
+_EVERY = (*OPTIONS, *OF_LAYERS, *itertools.chain(*OF_SEGMENTORS), "force_default_settings")
 
 
 def read_groups(constructor: Any, config: Any, base: Base, where: str, notes: Notes) -> Groups:
@@ -59,16 +60,22 @@ def read_groups(constructor: Any, config: Any, base: Base, where: str, notes: No
         return Groups(())
     data = Settings(config, path, notes)
     used: tuple[str, ...]
+    inert: str | None = None
     if name == _BY_LAYER:
-        groups, used = pretraining_groups(data, base), OF_LAYERS
+        groups, used, inert = pretraining_groups(data, base), OF_LAYERS, "MMPretrain"
     elif name in _SEGMENTOR:
-        groups, used = segmentor_groups(data, base, old=name == _SEGMENTOR[1]), OF_SEGMENTORS
+        old = name == _SEGMENTOR[1]
+        groups, used, inert = segmentor_groups(data, base, old=old), OF_SEGMENTORS[old], "MMSegmentation"
     elif name == _FORCED:
         groups, used = Groups(tuple(forced_rules(data, base))), (*OPTIONS, "force_default_settings")
     else:
         groups, used = Groups(tuple(default_rules(data, base))), OPTIONS
     if base.peer == "MMCV" and name in _DEFAULT:
         notes.say(where, f"MMCV makes a group of each parameter, {_FROZEN}")
+    for key in map(str, config) if inert is not None else ():
+        if key in _EVERY and key not in used:
+            data.ignore(key)
+            notes.say(data.path(key), f"has no effect with this constructor, as in {inert}")
     data.ignore("_delete_", *(used if base.peer == "MMEngine" else ()))
     data.rest(lambda key: f"is not mapped: {name} does not look at it" if key in _EVERY else None, _EVERY)
     return groups

@@ -21,8 +21,8 @@ from lightning_solver.rule import Rule
 
 OF_LAYERS = ("layer_decay_rate", "bias_decay_mult", "norm_decay_mult", "flat_decay_mult", "custom_keys")
 """What ``paramwise_cfg`` may hold for MMPretrain's constructor."""
-OF_SEGMENTORS = ("num_layers", "decay_rate", "decay_type", "layer_decay_rate")
-"""What ``paramwise_cfg`` may hold for MMSegmentation's constructors."""
+OF_SEGMENTORS = (("num_layers", "decay_rate", "decay_type"), ("num_layers", "layer_decay_rate"))
+"""What ``paramwise_cfg`` may hold for MMSegmentation's constructor, and for the older one."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,7 @@ def segmentor_groups(data: Settings, base: Base, *, old: bool = False) -> Groups
     key = "layer_decay_rate" if old else "decay_rate"
     data.needed(key)
     rate = needed_number(data, key)
-    kind = data.take("decay_type", "layer_wise")
-    if old:
-        kind = "layer_wise"
+    kind = "layer_wise" if old else data.take("decay_type", "layer_wise")
     if not isinstance(kind, str) or ("layer_wise" not in kind and kind != "stage_wise"):
         do = "give layer_wise or stage_wise"
         raise SolverError(data.path("decay_type"), "is not known", got=repr(kind), do=do)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,11 @@ class Base:
     arguments: tuple[str, ...] | None
     peer: str
     where: str
+
+
+def side_by_side(names: Iterable[str]) -> str:
+    """What several optimisers are here: a mapping of their names to solvers."""
+    return f"a mapping of names to solvers trains them: solver = {{{', '.join(f'{name}: ...' for name in names)}}}"
 
 
 def read_base(data: Settings, config: Mapping[Any, Any], peer: str, not_arguments: tuple[str, ...] = ()) -> Base:

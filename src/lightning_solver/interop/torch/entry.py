@@ -33,13 +33,13 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
         strict: Whether a key that is not mapped is an error.
 
     Raises:
-        SolverError: What torch refuses, what cannot be known (which parameters a group has, for one), several
-            optimisers, and the few combinations that no schedule expresses.
+        SolverError: What torch refuses, what cannot be known, several optimisers, and the few combinations that no
+            schedule expresses. Groups of which it cannot be told which parameters they have are noted as not mapped.
 
     Example:
         >>> script = "SGD([{'params': net.base.parameters(), 'lr': 0.01}, {'params': net.head.parameters()}], lr=0.1)"
         >>> [rule.describe() for rule in from_torch(script).spec.rules]
-        ['in no group', 'match base.*']
+        ['in the script', 'in no group', 'match base.*']
         >>> imported = from_torch("MultiStepLR(optimizer, milestones=[30, 80])", facts={"step_on": "epoch"})
         >>> imported.spec.to_dict()["schedules"]
         {'lr': {'class_path': 'MultiStep', 'init_args': {'at': ['30ep', '80ep']}}}
@@ -73,7 +73,13 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
 def _one_optimizer(optimizers: Sequence[Made]) -> Made | None:
     if len(optimizers) > 1:
         got = " and ".join(f"{made.where} ({made.spec.name})" for made in optimizers)
-        do = "import one at a time, each with its schedulers; a spec with only: [...] trains its share of the module"
+        first, *others = (made.where for made in optimizers)
+        names = (where if where.isidentifier() else f"name_{i}" for i, where in enumerate((first, *others)))
+        mapping = f"{{{', '.join(f'{name}: ...' for name in names)}}}"
+        do = (
+            f"drop {' and '.join(others)} with its schedulers from the config and import {first}, then the other way "
+            f"round; a mapping of names to solvers trains them all, solver = {mapping}, each with only: [...]"
+        )
         raise SolverError("config", "has several optimisers", got=got, do=do)
     return optimizers[0] if optimizers else None
 

@@ -19,12 +19,14 @@ class OwnGroup:
         chosen: Its parameters.
         options: What it has of its own.
         name: What it is called.
+        told: Whether it is known which parameters these are; where not, ``chosen`` means nothing.
     """
 
     where: str
     chosen: Selection
     options: Mapping[str, Any]
     name: str | None = None
+    told: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class Made:
         where: Its path.
         spec: Its class and arguments.
         groups: Its groups, in order.
+        paths: Globs that are paths of modules and parameters, ``backbone.*``: the module has to have them.
     """
 
     where: str
     spec: OptimizerSpec
     groups: tuple[OwnGroup, ...]
+    paths: frozenset[str] = frozenset()
 
     def rates(self) -> list[float]:
         """The learning rates of the groups that say one, or whose optimiser does."""

@@ -17,6 +17,7 @@ from lightning_solver.interop.torch.optimizer_forms import path_of
 from lightning_solver.interop.torch.parameters import NotKnownError, Parameters
 from lightning_solver.interop.torch.script import Written, names_parameters, readable, value_of
 from lightning_solver.interop.torch.selections import EVERYTHING, Clause, Selection, literal
+from lightning_solver.interop.torch.untold import note_untold
 from lightning_solver.optimizer_spec import OptimizerSpec
 
 _PLACEHOLDERS = ("params", "parameters", "model_params", "model_parameters", "param_groups")
@@ -50,8 +51,8 @@ class OptimizerReader:
         if params is None:
             raise SolverError(f"{call.where}.params", "is missing", do="give model.parameters()")
         args = self._arguments(call.name, {key: value_of(node) for key, node in bound.items()}, call.where)
-        groups = self._groups([params, *call.added], call.where, call.name)
-        return Made(call.where, OptimizerSpec(call.name, args), groups)
+        groups, paths = self._groups([params, *call.added], call.where, call.name)
+        return Made(call.where, OptimizerSpec(call.name, args), groups, paths)
 
     def _names(self, call: Written) -> list[str]:
         if call.name in self._signatures:
@@ -70,17 +71,16 @@ class OptimizerReader:
         settings = Settings({key: readable(given[key]) for key in given if key in known}, where, self._notes)
         return {key: _number(settings.take(key)) for key in given if key in known}
 
-    def _groups(self, params: Sequence[ast.expr], where: str, name: str) -> tuple[OwnGroup, ...]:
-        """The groups that ``params`` says, and those added later."""
+    def _groups(self, params: Sequence[ast.expr], where: str, name: str) -> tuple[tuple[OwnGroup, ...], frozenset[str]]:
+        """The groups that ``params`` says, and those added later; and the paths by which they name parameters."""
         first, *added = params
         items = _parts(first)
-        dicts = [item for item in items if _is_dict(item)]
+        dicts = [item for item in items if _is_dict(item) or is_empty(item)]
         path = f"{where}.params"
+        if all(map(is_empty, dicts)):
+            dicts = []
         if dicts and len(dicts) < len(items):
             raise SolverError(path, "has groups beside parameters", got=ast.unparse(first), do="give groups only")
-        if not items and isinstance(first, (ast.List, ast.Tuple)):
-            do = "hand over the optimiser itself, made over model.named_parameters()"
-            raise SolverError(path, "is empty; a loop that fills it is not read", got=ast.unparse(first), do=do)
         written = [*(dicts or [first]), *added]
         rough = Parameters()
         for node in written:  # which finds by what names the modules go
@@ -91,38 +91,46 @@ class OptimizerReader:
         for i, node in enumerate(written):
             inner, options = _params_of(node)
             at = f"{path}[{i}]" if len(written) > 1 or dicts else path
-            chosen = self._chosen(reader, inner, at, alone=len(written) == 1)
-            assert chosen is not None
-            groups.append(self._group(at, chosen, {key: value_of(value) for key, value in options.items()}, name))
+            chosen, why = self._chosen(reader, inner, at, alone=len(written) == 1)
+            group = self._group(at, chosen, {key: value_of(value) for key, value in options.items()}, name)
+            groups.append(group)
+            if is_empty(node):
+                self._notes.unmapped(at, "is not mapped: a loop that fills it is not read; write its groups as rules")
+            elif chosen is None:
+                note_untold(group, why, self._notes)
         for remark in reader.remarks:
             self._notes.say(path, remark)
         if several:
             what = f"{', '.join(rough.roots)} are taken to be attributes of the module that is trained"
             self._notes.say(path, what)
+        elif (glob := _anchored(groups)) is not None and (root := next(iter(reader.roots))) != "self":
+            what = f"names, such as {glob}, are those of the script's {root}: where a module holds it as self.net, "
+            self._notes.say(path, f"{what}write net.{glob}")
         if added:
             self._notes.say(f"{where}.add_param_group", "is taken to come before the schedulers are made")
-        return tuple(groups)
+        return tuple(groups), frozenset(reader.paths)
 
     def _chosen(
         self, reader: Parameters, node: ast.expr, where: str, alone: bool = False, quiet: bool = False
-    ) -> Selection | None:
+    ) -> tuple[Selection | None, str]:
+        """The parameters that a piece of a script names; ``None``, and why, where that cannot be told."""
         try:
-            return reader.of(node)
+            return reader.of(node), ""
         except NotKnownError as error:
             if quiet:
-                return None
+                return None, ""
+            if is_empty(node):
+                return None, "a loop that fills it is not read"
             if not alone or names_parameters(node):
-                do = "write model.head.parameters(), or hand over an optimiser made over model.named_parameters()"
-                what = "it cannot be told which parameters these are"
-                raise SolverError(where, what, got=str(error), do=do) from None
+                return None, f"it cannot be told which parameters these are; got {error}"
             what = "is taken to stand for all parameters of the module"
             if isinstance(node, ast.Name) and node.id in _PLACEHOLDERS:
                 self._notes.say(where, f"{ast.unparse(node)} {what}")
             else:
                 self._notes.unmapped(where, f"is not mapped: {ast.unparse(node)} {what}, as their names are not known")
-            return EVERYTHING
+            return EVERYTHING, ""
 
-    def _group(self, where: str, chosen: Selection, options: Mapping[str, Any], optimizer: str) -> OwnGroup:
+    def _group(self, where: str, chosen: Selection | None, options: Mapping[str, Any], optimizer: str) -> OwnGroup:
         known = self._signatures.get(optimizer, " ".join(options)).split()
         settings = Settings(options, where, self._notes)
         called = settings.take("name")
@@ -132,7 +140,8 @@ class OptimizerReader:
                 own[key] = _number(settings.take(key))
             else:
                 self._notes.unknown(f"{where}.{key}", key, optimizer, known)
-        return OwnGroup(where, chosen, own, called if isinstance(called, str) else None)
+        called = called if isinstance(called, str) else None
+        return OwnGroup(where, chosen or EVERYTHING, own, called, told=chosen is not None)
 
     def _named(self, path: str) -> str:
         """The name under which the arguments of a class are known, where they are; else its path."""
@@ -161,11 +170,18 @@ class OptimizerReader:
         if not whole:
             what = "is not mapped: these are taken to be all parameters of the module, as their names are not known"
             if _has_groups(params):
-                do = "hand over the text of the call, or the optimiser itself"
-                what = "it cannot be told which parameters these groups have"
-                raise SolverError(f"{where}.params", what, got=repr(params)[:120], do=do)
+                return Made(where, OptimizerSpec(name, args), self._untold(params, f"{where}.params", name))
             self._notes.unmapped(f"{where}.params", what)
         return Made(where, OptimizerSpec(name, args), (OwnGroup(f"{where}.params", EVERYTHING, {}),))
+
+    def _untold(self, params: Sequence[Any], where: str, name: str) -> tuple[OwnGroup, ...]:
+        """Groups in data, in which parameters have no names."""
+        groups = []
+        for i, group in enumerate(params):
+            options = {str(key): value for key, value in group.items() if key != "params"} if _is_map(group) else {}
+            groups.append(self._group(f"{where}[{i}]", None, options, name))
+            note_untold(groups[-1], "it cannot be told which parameters these are", self._notes)
+        return tuple(groups)
 
     def instance(self, optimizer: Any, where: str) -> Made:
         """An optimiser itself."""
@@ -177,30 +193,52 @@ class OptimizerReader:
         args = {key: value for key, value in options.items() if value != _plain(takes[key].default)}
         if optimizer.state:
             self._notes.say(where, "has made steps: its state is not carried over")
-        groups, nameless = [], len(optimizer.param_groups) == 1
+        nameless = len(optimizer.param_groups) == 1
+        groups: list[OwnGroup] = []
+        paths: set[str] = set()
         for i, group in enumerate(optimizer.param_groups):
             at = f"{where}.param_groups[{i}]"
             names = group.get("param_names")
-            if names is None and not nameless:
-                what = "has groups, and its parameters have no names: it cannot be told who is in which"
-                raise SolverError(at, what, got=name, do="make it over model.named_parameters()")
-            if names is None:
+            told = names is not None or nameless
+            if names is None and nameless:
                 self._notes.say(at, "has parameters without names: they are taken to be all of the module's")
             chosen = EVERYTHING if names is None else _by_names(names)
             held = {**group, "lr": group.get("initial_lr", group.get("lr"))}  # which a scheduler has changed
             own = {key: _plain(held[key]) for key in options if key in held and _plain(held[key]) != options[key]}
             called = group.get("name")
-            groups.append(OwnGroup(at, chosen, own, called if isinstance(called, str) else None))
+            groups.append(OwnGroup(at, chosen, own, called if isinstance(called, str) else None, told))
+            if not told:
+                why = "its parameters have no names, unless the optimiser is made over model.named_parameters()"
+                note_untold(groups[-1], why, self._notes)
+            elif names is not None and own:
+                paths.update(map(literal, names))
             for key in group.keys() - {"params", "param_names", "name", *_SCHEDULERS_OWN, *defaults}:
                 self._notes.say(f"{at}.{key}", f"is not used by {name}")
-        return Made(where, OptimizerSpec(name, args), tuple(groups))
+        if paths:
+            what = "names are those of the module that the optimiser was made over: where another one holds it as "
+            self._notes.say(where, f"{what}self.net, write net. before them")
+        return Made(where, OptimizerSpec(name, args), tuple(groups), frozenset(paths))
 
 
 def _parts(node: ast.expr) -> list[ast.expr]:
     """The items of a list, also of one that is put together of several."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return [*_parts(node.left), *_parts(node.right)]
-    return list(node.elts) if isinstance(node, (ast.List, ast.Tuple)) else []
+    if not isinstance(node, (ast.List, ast.Tuple)):
+        return []
+    return [node] if is_empty(node) else list(node.elts)
+
+
+def is_empty(node: ast.expr) -> bool:
+    """Whether a list is empty as it is written: a loop fills it."""
+    return isinstance(node, (ast.List, ast.Tuple)) and not node.elts
+
+
+def _anchored(groups: Iterable[OwnGroup]) -> str | None:
+    """The first glob that says how a name begins."""
+    clauses = [clause for group in groups if group.told for clause in group.chosen.clauses]
+    globs = [glob for clause in clauses for glob in (*clause.holds, *clause.fails)]
+    return next((glob for glob in globs if not glob.startswith("*")), None)
 
 
 def _is_dict(node: ast.expr) -> bool:
@@ -226,7 +264,11 @@ def _params_of(node: ast.expr) -> tuple[ast.expr, dict[str, ast.expr]]:
 
 
 def _has_groups(params: Any) -> bool:
-    return isinstance(params, (list, tuple)) and any(isinstance(item, Mapping) for item in params)
+    return isinstance(params, (list, tuple)) and any(map(_is_map, params))
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _by_names(names: Iterable[str]) -> Selection:

@@ -27,6 +27,7 @@ class Parameters:
     def __init__(self, several: bool = False) -> None:
         self._several = several
         self.roots: dict[str, None] = {}
+        self.paths: dict[str, None] = {}
         self.remarks: dict[str, None] = {}
 
     def of(self, node: ast.expr) -> Selection:
@@ -55,7 +56,7 @@ class Parameters:
                 raise NotKnownError(ast.unparse(node))
             found = _NONE
             for path in self._modules(function.value):
-                found = found | (named(f"{literal(path)}.*") if path else EVERYTHING)
+                found = found | (self._at(f"{literal(path)}.*") if path else EVERYTHING)
             return found
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
         if name in ("list", "tuple", "iter", "set") and len(args) == 1:
@@ -102,8 +103,13 @@ class Parameters:
         for path in self._modules(node):
             if not path:
                 raise NotKnownError(ast.unparse(node))
-            found = found | named(literal(path))
+            found = found | self._at(literal(path))
         return found
+
+    def _at(self, glob: str) -> Selection:
+        """What a path of the script names, which is kept."""
+        self.paths[glob] = None
+        return named(glob)
 
     def _modules(self, node: ast.expr) -> list[str]:
         """Paths of the modules (or tensors) that an expression names, from the module as a whole."""

@@ -189,7 +189,8 @@ class Given:
     def number_of_groups(self) -> int | None:
         """How many groups the optimiser has, where that is known."""
         if self.optimizer is not None:
-            return len(self.optimizer.groups)
+            groups = self.optimizer.groups
+            return len(groups) if all(group.told for group in groups) else None
         base = self.facts.get("base_lr")
         return len(base) if isinstance(base, (list, tuple)) else None
 

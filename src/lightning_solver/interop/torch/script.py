@@ -15,6 +15,7 @@ from lightning_solver.interop.torch.optimizer_classes import OPTIMIZERS, short_n
 
 _PARAMETERS = ("parameters", "named_parameters")
 _SEQUENCES = ("list", "tuple", "set", "iter", "filter", "map", "chain", "dict")
+_FILLS = ("append", "extend", "insert", "add", "update")
 _MOST_NODES = 5000
 
 
@@ -136,7 +137,22 @@ class _Reader:
             return self._assigned(node, node.target, node.value)
         elif isinstance(node, ast.Expr):
             return self._bare(node)
+        elif isinstance(node, (ast.For, ast.While)):
+            self._loop(node)
         return node
+
+    def _loop(self, node: ast.For | ast.While) -> None:
+        """Forget what is in lists that a loop fills: they are empty from here on."""
+        for inner in ast.walk(node):
+            owner: ast.expr | None = None
+            if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in _FILLS:
+                owner = inner.func.value
+            elif isinstance(inner, ast.AugAssign):
+                owner = inner.target
+            filled = [one.id for one in ast.walk(owner) if isinstance(one, ast.Name)] if owner is not None else []
+            for name in filled:
+                if isinstance(self._names.get(name), ast.List):
+                    self._names[name] = ast.List([], ast.Load())
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
         for alias in node.names:
@@ -152,6 +168,8 @@ class _Reader:
                 return None
             node.value = self._without(written)
             return node
+        if ast.unparse(written) == "list()":
+            written = ast.List([], ast.Load())
         value = self._put_in(written)
         made = self._optimizer(value, target.id)
         if made is not None:
@@ -241,9 +259,9 @@ class _Reader:
         return Written(name, where, args, kwargs)
 
     def _names_in(self, node: ast.expr) -> set[str]:
-        """Names that were put into an expression, and those of what they were made of."""
-        direct = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name) and inner.id in self._names}
-        return direct.union(*(self._made_of[name] for name in direct))
+        """The names in an expression, and those of what they were made of."""
+        direct = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+        return direct.union(*(self._made_of[name] for name in direct & self._made_of.keys()))
 
     def _path(self, node: ast.expr) -> str:
         head, dot, tail = ast.unparse(node).partition(".")
