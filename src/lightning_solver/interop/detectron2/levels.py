@@ -11,15 +11,15 @@ from lightning_solver.schedules import Constant, MultiStep, Schedule
 
 
 def not_negative(value: float, where: str) -> float:
-    """A factor that a learning rate can have.
+    """A factor that a learning rate can have; what rounding has left below 0 is 0.
 
     Raises:
         SolverError: It is below 0.
     """
-    if value < 0:
+    if value < -1e-15:
         what = "gives a factor below 0, which no learning rate can have here"
         raise SolverError(where, what, got=repr(float(value)), do="correct it")
-    return float(value)
+    return max(float(value), 0.0)
 
 
 def stairs(value: float, drops: Iterable[tuple[int | str, float]], where: str) -> list[Schedule]:
