@@ -47,3 +47,13 @@ def test_digits_fit_test_and_predict(folder: Path) -> None:
     run(folder, "train.py", "test", "--config", "digits.yaml", "--ckpt_path", last)
     run(folder, "train.py", "predict", "--config", "digits.yaml", "--ckpt_path", last)
     assert len((next(folder.rglob("predictions.csv"))).read_text().splitlines()) == 361
+
+
+def test_digits_with_an_optimiser_of_ones_own(folder: Path) -> None:
+    own = "--model.solver.optimizer={name: optimizer.SignSGD, args: {lr: 0.002, weight_decay: 0.05}}"
+    shown = run(folder, "train.py", "plan", "--config", "digits.yaml", own)
+    assert "SignSGD: " in shown
+    assert "implementation: own (SignSGD has one implementation)" in shown
+    shown = run(folder, "train.py", "fit", "--config", "digits.yaml", "--trainer.max_epochs=3", own)
+    accuracy = float(shown.split("test accuracy ")[1].split()[0].strip("%(,"))
+    assert accuracy > (50 if accuracy > 1 else 0.5)
