@@ -55,5 +55,4 @@ def test_digits_with_an_optimiser_of_ones_own(folder: Path) -> None:
     assert "SignSGD: " in shown
     assert "implementation: own (SignSGD has one implementation)" in shown
     shown = run(folder, "train.py", "fit", "--config", "digits.yaml", "--trainer.max_epochs=3", own)
-    accuracy = float(shown.split("test accuracy ")[1].split()[0].strip("%(,"))
-    assert accuracy > (50 if accuracy > 1 else 0.5)
+    assert float(shown.split("test accuracy ")[1].split(":")[0]) > 0.5
