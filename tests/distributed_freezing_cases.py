@@ -1,4 +1,4 @@
-"""Freezing and several optimisers in two processes; test_distributed_freezing.py starts them.
+"""Freezing and several optimisers in two processes; test_distributed.py starts them.
 
 Each case asserts on every process and fails the launch if one of them fails.
 """

@@ -1,4 +1,4 @@
-"""Two processes for real, on the CPU; the cases themselves are in distributed_cases.py."""
+"""Two processes for real, on the CPU; the cases themselves are in the scripts that ``CASES`` names."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from pathlib import Path
 
 import pytest
 
-CASES = ["ddp_uneven", "ddp_resume", "ddp_plateau", "fsdp2", "fsdp2_resume", "fsdp2_other_groups", "fsdp1"]
+CASES = {
+    "distributed_cases.py": [
+        *["ddp_uneven", "ddp_resume", "ddp_plateau", "fsdp2", "fsdp2_resume", "fsdp2_other_groups", "fsdp1"],
+    ],
+    "distributed_freezing_cases.py": [
+        *["ddp_frozen", "ddp_frozen_norm", "ddp_unfreezing", "ddp_resume", "ddp_members"],
+        *["fsdp2_frozen", "fsdp2_resume_while_frozen", "fsdp2_unfreezing"],
+    ],
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes(case: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("script", "case"), [(script, case) for script, cases in CASES.items() for case in cases])
+def test_two_processes(script: str, case: str, tmp_path: Path) -> None:
     here = Path(__file__).parent
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(here / "distributed_cases.py"), case, str(tmp_path)],
+        [*command, str(here / script), case, str(tmp_path)],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]

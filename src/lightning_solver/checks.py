@@ -79,15 +79,15 @@ def _blamed(groups: Sequence[Group], error: SolverError) -> SolverError:
                     refused[shape] = True
             if refused[shape]:
                 names.append(f"{name} of shape {list(shape)}")
-    cls = recipe.cls.__name__
+    cls, reason = recipe.cls.__name__, str(error.__cause__ or "") or error.what
     if not names and len(groups) > 1:
-        what = f"{cls} refuses several groups ({error.what.partition(': ')[2] or error.what})"
+        what = f"{cls} refuses several groups ({reason})"
         do = "give all parameters the same settings: set default_rules: false and drop the rules that split them"
         return SolverError(groups[0].member.where, what, got=", ".join(group.name for group in groups[:6]), do=do)
     if not names:
         return error
     do = "let another optimiser have them: a rule with kind: hidden, ndim: 2 or unless selects the others"
-    what = f"{cls} refuses {len(names)} of its parameters ({error.what.partition(': ')[2] or error.what})"
+    what = f"{cls} refuses {len(names)} of its parameters ({reason})"
     return SolverError(groups[0].member.where, what, got=_first(names), do=do)
 
 

@@ -60,16 +60,13 @@ def _member(
     named: OptimizerSpec, where: str, factor: float, lr: float | None = None, own: Member | None = None
 ) -> Member:
     """An optimiser; one that a rule names without a learning rate takes that of the solver's ``own``."""
-    if own is not None and "lr" not in named.args and isinstance(own.recipe.defaults.get("lr"), (int, float)):
-        recipe = resolve_optimizer(named, own.recipe.defaults["lr"], where)
-        name = recipe.cls.__name__
-        reasons = dict.fromkeys(recipe.defaults, f"default of {name}")
-        reasons.update({option: f"{where}.args" for option in named.args if option in reasons})
+    taken = None if own is None or "lr" in named.args else own.recipe.defaults.get("lr")
+    takes = isinstance(taken, (int, float))
+    recipe = resolve_optimizer(named, taken if takes else lr, where)
+    reasons = dict.fromkeys(recipe.defaults, f"default of {recipe.cls.__name__}")
+    reasons.update({option: f"{where}.args" for option in named.args if option in reasons})
+    if own is not None and takes:  # scaled already, where it has to be
         return Member(recipe, where, FrozenDict({**reasons, "lr": own.reasons["lr"]}))
-    recipe = resolve_optimizer(named, lr, where)
-    name = recipe.cls.__name__
-    reasons = dict.fromkeys(recipe.defaults, f"default of {name}")
-    reasons.update({option: f"{where}.args" for option in recipe.args if option in reasons})
     if lr is not None:
         reasons["lr"] = "solver lr"
         if "lr" in named.args:

@@ -186,7 +186,7 @@ class Plan:
         """Refuse sparse gradients that an optimiser cannot take, before the first step fails."""
         own = {id(tensor): n for g in self.groups if g.member is member for n, tensor in zip(g.names, g.tensors)}
         names = [own[id(tensor)] for tensor in self.sparse if id(tensor) in own]
-        if names and how.why.startswith("a step could not be tried"):
+        if names and not how.tried:
             what = f"{member.recipe.cls.__name__} takes no sparse gradients, which these embeddings have"
             do = "let SparseAdam have them by a rule, or make the embeddings with sparse=False"
             raise SolverError(member.where, what, got=", ".join(names), do=do)
@@ -330,7 +330,8 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     feed = Feed()
     curves = {option: lay_checked(spec, run, option, groups, feed, notes) for option in scheduled_options(spec, groups)}
     note_still(curves.get("lr"), groups, run, notes)
-    note_depths(spec, depths() if depths.cache_info().currsize else None, notes)
+    asked = depths() if depths.cache_info().currsize else None  # nothing is worked out that nothing has asked for
+    note_depths(spec, asked, notes)
     note_schedule_free(curves, groups, run, notes)
     return Plan(
         spec=spec,
@@ -340,7 +341,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         parameters=_by_name(trained, groups),
         reasons=FrozenDict({p.name: settings[id(p.tensor)].reasons for p in trained}),
         left_out=FrozenDict(left_out | _left_out(ours, settings)),
-        depths=depths() if depths.cache_info().currsize else None,
+        depths=asked,
         curves=FrozenDict(curves),
         monitors=frozenset(feed.monitors),
         routes=routes(selection, trained, settings) if len(used) > 1 else (),

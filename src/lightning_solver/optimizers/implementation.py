@@ -47,11 +47,13 @@ class Implementation:
         name: ``fused``, ``foreach``, ``loop``, or ``own`` if the class offers no choice.
         why: The reason, in words.
         args: Arguments to add when the optimiser is built.
+        tried: Whether a step on stand-ins was possible; where it was not, the first real one will fail too.
     """
 
     name: str
     why: str
     args: Mapping[str, Any]
+    tried: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} ({self.why})"
@@ -125,7 +127,7 @@ def _fastest(
     try:
         right = take_steps(recipe, kinds, groups, loop)
     except Exception as error:  # what the class may raise; it will say so again in the first step
-        return Implementation("loop", f"a step could not be tried: {in_words(error)}", FrozenDict(loop))
+        return Implementation("loop", f"a step could not be tried: {in_words(error)}", FrozenDict(loop), tried=False)
     refusals = []
     for switch in SWITCHES:
         if switch not in recipe.takes:

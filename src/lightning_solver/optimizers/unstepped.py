@@ -38,10 +38,13 @@ def fill_unstepped(optimizer: Optimizer, saved: dict[str, Any], recipes: Sequenc
     for index, _, recipe in pairs:
         if index in state:
             donors.setdefault(id(recipe), state[index])
+    fitting: dict[int, bool] = {}  # a class is tried once, whatever number of its parameters have not moved
     for index, tensor, recipe in pairs:
         if index in state or not isinstance(tensor, DTensor) or id(recipe) not in donors:
             continue
-        if starts_from_zeros(recipe):
+        if id(recipe) not in fitting:
+            fitting[id(recipe)] = starts_from_zeros(recipe)
+        if fitting[id(recipe)]:
             state[index] = {key: _zeros(value, tensor) for key, value in donors[id(recipe)].items()}
 
 

@@ -198,13 +198,11 @@ class Cascade:
     def _decay_by_layer(self, state: _State, depth: int | None) -> None:
         if self._decay is None or depth is None or self._depths is None:
             return
-        top = self._depths().top
+        factor = self._decay.factor(depth, self._depths().top)
         if depth not in self._by_depth:
-            factor = self._decay.factor(depth, top)
             rule = Rule(match="*", lr_scale=factor, name=f"depth_{depth}")
             self._by_depth[depth] = Source(rule, "layer_decay")
         source = self._by_depth[depth]
-        factor = self._decay.factor(depth, top)
         if factor < self._decay.freeze_below:
             state.frozen, state.frozen_by = True, source
         if factor != 1:
