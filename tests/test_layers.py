@@ -41,6 +41,7 @@ LAYERS = [
         "schedules.chain",
         "schedules.positions",
     },
+    {"averaging", "averaging.average", "averaging.kinds"},
     {"optimizer_spec", "factors", "rule", "spec", "presets", "several"},
     {"chart", "schema"},
     {"interop", *(name for name in MODULES if name.startswith("interop."))},
@@ -74,6 +75,11 @@ LAYERS = [
         "scheduler",
         "resume",
         "logs",
+        "sharding",
+        "averaging.tensors",
+        "averaging.exchange",
+        "averaging.offload",
+        "averaging.averaged",
     },
     {"real_steps"},
     {"run_length"},
@@ -94,10 +100,10 @@ LAYERS = [
     {"cli"},
     {"command"},
 ]
-WITHOUT_TORCH = set().union(*LAYERS[:6])
+WITHOUT_TORCH = set().union(*LAYERS[:7])
 
 # Imports inside of functions, made when they are needed, that go against the direction: module -> what it imports.
-UPWARDS = {("spec", "plan")}
+UPWARDS = {("spec", "plan"), ("averaging.average", "averaging.averaged")}
 
 
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lightning_solver.averaging.average import Average, find_evaluated
 from lightning_solver.durations import Rational, RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.factors import LayerDecay
@@ -57,6 +58,7 @@ class SolverSpec(Plain):
         tied: Which names of a tensor that has several the rules see: ``any`` of them, or the ``first`` alone.
         schedules: Option (``lr``, ``weight_decay``, ``momentum``, which stands for ``betas[0]`` where there is no
             momentum, ``beta2``, or any other numeric option) -> a schedule, or a list of phases one after another.
+        averages: Name -> an average of the weights: ``EMA``, ``SWA`` or ``PowerEMA``.
         beyond_run: ``allow`` if a phase or milestone may lie beyond the end of the run; it becomes a note then.
         version: Version of this format.
 
@@ -84,6 +86,7 @@ class SolverSpec(Plain):
     only: str | Sequence[str] | None = None
     batches_per_step: int | str | None = None
     schedules: dict[str, Schedule | Sequence[Schedule]] = field(default_factory=dict)
+    averages: dict[str, Average] = field(default_factory=dict)
     beyond_run: Literal["error", "allow"] = "error"
     version: int = VERSION
 
@@ -111,6 +114,11 @@ class SolverSpec(Plain):
         if self.depth == ():
             raise self._error("depth", "is empty", got=[], do="give regular expressions from input to head, or auto")
         refuse_empty(self.schedules, "SolverSpec.schedules")
+        for name in self.averages:
+            if not re.fullmatch("[A-Za-z0-9_-]+", name):
+                do = "give it a name of letters, digits, - and _"
+                raise self._error("averages", "cannot be the name of an average", got=name, do=do)
+        find_evaluated(self.averages, "SolverSpec.averages")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data (dicts, lists, texts, numbers) that :meth:`from_dict` reads back; defaults are left out.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from lightning_solver.logs import report
+from lightning_solver.sharding import local, reshard
 
 POINT = "lightning_solver_point"
 """The name under which the state of a parameter holds the point where training goes on, in saved optimiser state."""
@@ -265,13 +266,8 @@ class ModeSwitch:
 
     def _reshard(self) -> None:
         """FSDP2 may still hold gathered weights of before; the next forward gathers them anew."""
-        if self.module is None or not torch.distributed.is_available():
-            return
-        from torch.distributed.fsdp import FSDPModule
-
-        for module in self.module.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()
+        if self.module is not None:
+            reshard(self.module)
 
     def _set_aside(self, key: object) -> None:
         """The evaluated weights until ``_come_back``, if the trained ones are there."""
@@ -304,9 +300,9 @@ class ModeSwitch:
         with _plainly():
             for name, value in state_dict.items():
                 if isinstance(value, Tensor) and name.startswith(prefix) and name not in spared:
-                    local = _local(value)
-                    same = (local.data_ptr(), local.shape, local.stride(), local.dtype)  # tied ones stay tied
-                    if same not in copies or not local.numel():
+                    part = local(value)
+                    same = (part.data_ptr(), part.shape, part.stride(), part.dtype)  # tied ones stay tied
+                    if same not in copies or not part.numel():
                         copies[same] = value.detach().clone()
                     state_dict[name] = copies[same]
         self._come_back("module")
@@ -324,7 +320,7 @@ class ModeSwitch:
                 point = self._held.get(parameter)
                 if point is None or not self._is_left(parameter):
                     continue
-                if index in state or not torch.equal(_local(point), _local(parameter.detach())):
+                if index in state or not torch.equal(local(point), local(parameter.detach())):
                     state.setdefault(index, {})[POINT] = point
         state_dict = {**state_dict, "state": state}
         self._come_back(id(optimizer))
@@ -375,15 +371,9 @@ def _parameters(optimizer: Any) -> list[Tensor]:
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """The part of a sharded tensor that this process has."""
-    local: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return local
-
-
 def _version(tensor: Tensor) -> int:
     """A count of the writes into a tensor."""
-    return _local(tensor.detach())._version
+    return local(tensor.detach())._version
 
 
 def _says(optimizer: Any) -> bool | None:

@@ -159,6 +159,16 @@ def take_inventory(module: nn.Module) -> list[Parameter]:
     return list(found.values())
 
 
+def own_name(name: str) -> str:
+    """The name that something has in the user's own module, wrappers taken out.
+
+    Example:
+        >>> own_name("net._orig_mod.0.weight")
+        'net.0.weight'
+    """
+    return ".".join(segment for segment in name.split(".") if segment not in _WRAPPERS)
+
+
 def is_flattened(module: nn.Module) -> bool:
     """Whether FSDP1 has flattened parameters of ``module``, so that their shapes are no longer the model's."""
     classes = {type(inner) for inner in module.modules()}

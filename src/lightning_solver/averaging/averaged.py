@@ -1,0 +1,279 @@
+"""The core of an average: tensors that follow other tensors. No module, no trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_solver.averaging.average import Average, Count
+from lightning_solver.averaging.exchange import Exchange
+from lightning_solver.averaging.offload import Offload
+from lightning_solver.averaging.tensors import Tensors, averaged_tensors
+from lightning_solver.durations import RunLength
+from lightning_solver.errors import SolverError
+from lightning_solver.sharding import local
+
+_HALF = (torch.float16, torch.bfloat16)
+_CHUNK = 16_777_216  # numbers that are converted at a time
+
+
+class Averaged:
+    """An average of tensors; made by :meth:`Average.over`. Call :meth:`update` after each real optimiser step.
+
+    One step costs one pass over the tensors, without communication: of sharded tensors each process averages its part.
+
+    Args:
+        average: What is averaged, and how.
+        tensors: A module, tensors by name, or tensors. They are read at each update and changed by :meth:`swap` only.
+        run: The length of the run.
+        where: The path of the average, for error messages.
+
+    Attributes:
+        average: What is averaged, and how.
+        count: How many steps and updates there were.
+    """
+
+    def __init__(self, average: Average, tensors: Tensors, run: RunLength, where: str = "average") -> None:
+        self.average, self.where = average, where
+        self.count = Count()
+        self._weights: dict[str, Tensor] = {}
+        self._values: list[Tensor] = []
+        self._shares = average.lay(run, where)
+        self._stale = False
+        self._take_in(averaged_tensors(tensors, average, where))
+        self._shares.begin(self.count)
+
+    # ------------------------------------------------------------------ the average
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of what is averaged, in the order of :attr:`values`."""
+        return tuple(self._weights)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the average has taken in any weights; what it holds before is of no use."""
+        return self.count.updates > 0
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the averages are in the place of the weights."""
+        return self._exchange.swapped
+
+    @property
+    def values(self) -> list[Tensor]:
+        """The averages, in the order of the tensors; of a sharded one the part of this process."""
+        self._refresh()
+        return [self._exchange.average(index) for index in range(len(self._values))]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The tensors that are averaged as they are trained, also while the averages are in their place."""
+        return [self._exchange.weight(index) for index in range(len(self._values))]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors of the model themselves, whatever they hold at present."""
+        return list(self._weights.values())
+
+    def update(self, steps: int = 1) -> None:
+        """Count real optimiser steps, and take in the weights if an update is due after them.
+
+        Args:
+            steps: How many steps were made since the last call.
+
+        Raises:
+            SolverError: The averages are in the place of the weights, or a tensor has another shape now.
+        """
+        if self._exchange.swapped:
+            do = "leave swapped(), or call swap() once more, before training goes on"
+            raise SolverError(self.where, "the averages are in the place of the weights", do=do)
+        share = self._shares.take(self.count, steps)
+        if share == 0.0:
+            return
+        if not self.begun and self.average.before == "follow":
+            self._stale = True  # copied when somebody looks
+            return
+        self._stale = False
+        self._move(share)
+
+    def settle(self) -> None:
+        """Wait until the weights may be changed again; needed on a GPU with ``device="cpu"`` only.
+
+        :meth:`update` has begun to copy the weights there. Before the next optimiser step it has to be through: the
+        GPU waits for it, the program does not.
+        """
+        if self._offload is not None:
+            self._offload.settle()
+
+    def lay(self, run: RunLength) -> None:
+        """Go on in a run of another length.
+
+        Args:
+            run: The length of the run.
+        """
+        self._shares = self.average.lay(run, self.where)
+        if self._shares.begin(self.count):
+            self._move(1.0)
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Average further tensors from here on, such as those that were frozen so far: their average is what they are.
+
+        Args:
+            tensors: The tensors by name.
+        """
+        if tensors:
+            if self._exchange.swapped:
+                raise SolverError(self.where, "the averages are in the place of the weights", do="call swap() first")
+            self._take_in(tensors)
+
+    # ------------------------------------------------------------------ changing places
+
+    def swap(self) -> None:
+        """Put the averages into the place of the weights, or the weights back."""
+        self._refresh()
+        self._exchange.swap()
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The averages are in the place of the weights for a while, whatever happens in it."""
+        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
+
+    def to_devices(self) -> None:
+        """Bring what is kept to where the tensors are now."""
+        for index, tensor in enumerate(self._weights.values()):
+            part = local(tensor.detach())
+            if self._offload is None and self._values[index].device != part.device:
+                self._values[index].data = self._values[index].data.to(part.device)
+        self._exchange.sort()
+        self._sort()
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the average has come, and its values by name; shares memory with them."""
+        return {"count": asdict(self.count), "values": dict(zip(self.names, self.values))}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave.
+
+        Raises:
+            SolverError: The state is of other tensors.
+        """
+        self.load_values(state["values"])
+        self.count = Count(**state["count"])
+
+    def load_values(self, values: Mapping[str, Tensor]) -> None:
+        """Take averages by name.
+
+        Args:
+            values: Name -> average; whole, or the part of this process.
+
+        Raises:
+            SolverError: A name is missing, or of another shape.
+        """
+        own = dict(zip(self.names, self.values))
+        for name, value in own.items():
+            if name not in values:
+                what = "the saved average lacks a tensor that is averaged now"
+                do = "resume with the same only, leave_out and buffers, or without the average"
+                raise SolverError(f"{self.where}: {name}", what, got=f"{len(values)} tensors", do=do)
+            if values[name].shape != value.shape:
+                got = f"{tuple(values[name].shape)} there, {tuple(value.shape)} here"
+                do = "resume the model that it was saved from"
+                raise SolverError(f"{self.where}: {name}", "the saved average has another shape", got=got, do=do)
+        with torch.no_grad():
+            for name, value in own.items():
+                value.copy_(values[name])
+        self._stale = False
+
+    # ------------------------------------------------------------------ not for users
+
+    def _take_in(self, tensors: Mapping[str, Tensor]) -> None:
+        self._weights.update(tensors)
+        with torch.inference_mode(False), torch.no_grad():
+            for tensor in tensors.values():
+                self._values.append(self._copy(local(tensor.detach())))
+        in_place = self.average.swap == "copy"
+        self._exchange = Exchange(list(self._weights.values()), self._values, in_place=in_place)
+        self._sort()
+
+    def _copy(self, tensor: Tensor) -> Tensor:
+        """The memory of the average of a tensor, with its values in it."""
+        wide = self.average.dtype == "float32" or (self.average.dtype == "auto" and tensor.dtype in _HALF)
+        dtype = torch.float32 if wide and tensor.is_floating_point() else tensor.dtype
+        device = "cpu" if self.average.device == "cpu" else tensor.device
+        return torch.empty_like(tensor, dtype=dtype, device=device, requires_grad=False).copy_(tensor)
+
+    def _sort(self) -> None:
+        """Sort the tensors by how they are averaged."""
+        pairs = [(value, local(tensor)) for value, tensor in zip(self._values, self._weights.values())]
+        moving = [pair for pair in pairs if pair[0].is_floating_point() or pair[0].is_complex()]
+        self._counts = [pair for pair in pairs if not (pair[0].is_floating_point() or pair[0].is_complex())]
+        apart = [pair for pair in moving if pair[0].device != pair[1].device]
+        beside = [pair for pair in moving if pair[0].device == pair[1].device]
+        self._offload = Offload([v for v, _ in apart], [t for _, t in apart]) if apart else None
+        alike = [pair for pair in beside if pair[0].dtype == pair[1].dtype]
+        self._same = [v for v, _ in alike], [t for _, t in alike]
+        self._mixed = list(_chunks([pair for pair in beside if pair[0].dtype != pair[1].dtype]))
+
+    def _refresh(self) -> None:
+        if self._stale:
+            self._move(1.0)
+            self._stale = False
+        if self._offload is not None:
+            self._offload.finish()
+
+    def _move(self, share: float) -> None:
+        """Move the averages towards the weights."""
+        try:
+            self._move_now(share)
+        except RuntimeError as error:
+            for name, value, tensor in zip(self._weights, self._values, self._weights.values()):
+                if value.shape != local(tensor.detach()).shape:
+                    what = "has another shape than when its average was made"
+                    got = f"{tuple(local(tensor.detach()).shape)} now, {tuple(value.shape)} then"
+                    do = "make the average after the model has its shape"
+                    raise SolverError(f"{self.where}: {name}", what, got=got, do=do) from error
+            raise
+
+    @torch.no_grad()
+    def _move_now(self, share: float) -> None:
+        if self._offload is not None:
+            self._offload.move(share)
+        values, weights = self._same
+        if share == 1.0:
+            if values:
+                torch._foreach_copy_(values, weights)
+            for value, weight in (*(pair for chunk in self._mixed for pair in chunk), *self._counts):
+                value.copy_(weight)
+            return
+        if values:
+            torch._foreach_lerp_(values, weights, share)
+        for chunk in self._mixed:
+            torch._foreach_lerp_([v for v, _ in chunk], [w.to(v.dtype) for v, w in chunk], share)
+        for value, weight in self._counts:
+            value.copy_(weight)
+
+
+def _chunks(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Pairs in lists of some 64 MB each, that few of them are converted at a time."""
+    chunk: list[tuple[Tensor, Tensor]] = []
+    numbers = 0
+    for pair in pairs:
+        if chunk and numbers + pair[0].numel() > _CHUNK:
+            yield chunk
+            chunk, numbers = [], 0
+        chunk.append(pair)
+        numbers += pair[0].numel()
+    if chunk:
+        yield chunk

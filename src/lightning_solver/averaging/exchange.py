@@ -1,0 +1,125 @@
+"""Puts averages into the place of the weights and takes them out again, without copying where that is right.
+
+Two tensors exchange their memory where both own all of it. Where something else looks at the memory itself (the
+all-gather of FSDP2, the flat weights of a recurrent layer, a captured graph) the numbers are exchanged in place, by way
+of one tensor at a time. Where average and weights differ in type, the weights are set aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lightning_solver.sharding import is_sharded, local
+
+
+class Exchange:
+    """Weights and their averages, which can change places.
+
+    Args:
+        weights: The tensors of the model.
+        averages: Their averages, each of the shape of the local part of its weights.
+        in_place: Whether memory is never exchanged.
+
+    Attributes:
+        swapped: Whether the averages are in the place of the weights.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], averages: Sequence[Tensor], *, in_place: bool = False) -> None:
+        self.swapped = False
+        self._weights, self._averages = list(weights), list(averages)
+        self._in_place = in_place
+        self._aside: dict[int, Tensor] = {}
+        self.sort()
+
+    def sort(self) -> None:
+        """Find out anew how each pair can change places, after tensors were moved to other devices."""
+        pairs = list(enumerate(zip(self._weights, self._averages)))
+        self._rounded = [i for i, (weight, average) in pairs if weight.dtype != average.dtype]
+        rest = [(i, pair) for i, pair in pairs if pair[0].dtype == pair[1].dtype]
+        self._free = [i for i, pair in rest if not self._in_place and may_exchange(*pair)]
+        free = set(self._free)
+        self._copied = [i for i, _ in rest if i not in free]
+        self._aside = {i: aside.to(self._weights[i].device) for i, aside in self._aside.items()}
+
+    def swap(self) -> None:
+        """Exchange the two; what was done is undone if it is interrupted."""
+        with torch.inference_mode(False), torch.no_grad():
+            here = [self._weights[i].data for i in self._free]
+            there = [self._averages[i].data for i in self._free]
+            copied: list[tuple[int, Tensor]] = []
+            aside = dict(self._aside)
+            try:
+                for i, old, new in zip(self._free, here, there):
+                    self._weights[i].data = new
+                    self._averages[i].data = old
+                for i in self._copied:
+                    copied.append((i, local(self._weights[i]).clone()))
+                    local(self._weights[i]).copy_(self._averages[i])
+                    self._averages[i].copy_(copied[-1][1])
+                    copied[-1] = (i, _NOTHING)
+                for i in self._rounded:
+                    self._swap_rounded(i)
+            except BaseException:
+                for i, old, new in zip(self._free, here, there):
+                    self._weights[i].data = old
+                    self._averages[i].data = new
+                for i, weights in copied:
+                    if weights is _NOTHING:
+                        weights = local(self._weights[i]).clone()
+                        local(self._weights[i]).copy_(self._averages[i])
+                        self._averages[i].copy_(weights)
+                    else:
+                        local(self._weights[i]).copy_(weights)
+                for i in self._rounded:
+                    if (i in aside) != (i in self._aside):
+                        self._swap_rounded(i)
+                raise
+        self.swapped = not self.swapped
+
+    def average(self, index: int) -> Tensor:
+        """The local part of an average, wherever it is at present; detached, sharing memory."""
+        if self.swapped and index not in self._aside:
+            return local(self._weights[index].detach())
+        return self._averages[index]
+
+    def weight(self, index: int) -> Tensor:
+        """The local part of the trained weights, wherever they are at present; detached, sharing memory."""
+        if not self.swapped:
+            return local(self._weights[index].detach())
+        return self._aside.get(index, self._averages[index])
+
+    def _swap_rounded(self, index: int) -> None:
+        """Set the weights aside and round the average into their place, or bring them back."""
+        weight = local(self._weights[index])
+        if index in self._aside:
+            weight.copy_(self._aside[index])
+            del self._aside[index]
+        else:
+            aside = weight.clone()
+            weight.copy_(self._averages[index])
+            self._aside[index] = aside
+
+
+_NOTHING = torch.empty(0)
+
+
+def may_exchange(weight: Tensor, average: Tensor) -> bool:
+    """Whether two tensors can exchange their memory without anybody taking notice.
+
+    Args:
+        weight: A tensor of the model.
+        average: Its average.
+    """
+    if is_sharded(weight) or type(weight) not in (Tensor, nn.Parameter, nn.Buffer):
+        return False
+    if weight.device != average.device or weight.stride() != average.stride():
+        return False
+    return all(_owns_memory(tensor) for tensor in (weight, average))
+
+
+def _owns_memory(tensor: Tensor) -> bool:
+    """Whether nothing but this tensor lies in its memory, as far as can be seen."""
+    return tensor.storage_offset() == 0 and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

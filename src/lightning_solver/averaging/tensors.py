@@ -1,0 +1,84 @@
+"""Which tensors an average is of, and their names."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from lightning_solver.averaging.average import Average, globs
+from lightning_solver.errors import SolverError, suggestion
+from lightning_solver.rules.inventory import own_name
+
+Tensors = nn.Module | Mapping[str, Tensor] | Iterable[Tensor]
+
+
+def averaged_tensors(tensors: Tensors, average: Average, where: str = "average") -> dict[str, Tensor]:
+    """The tensors that an average is of, by their names in the user's module.
+
+    Of a module: the parameters that require a gradient, each once, by its first name, and buffers as the average says.
+
+    Args:
+        tensors: A module, tensors by name, or tensors, whose names are their places.
+        average: The average.
+        where: The path of the average, for error messages.
+
+    Raises:
+        SolverError: A glob matches nothing, or nothing is left.
+    """
+    if isinstance(tensors, nn.Module):
+        known: dict[str, Tensor] = {own_name(name): tensor for name, tensor in tensors.named_parameters()}
+        known |= {name: buffer for name, buffer, _ in saved_buffers(tensors)}
+        found = {name: tensor for name, tensor in known.items() if tensor.requires_grad}
+        found |= {name: buffer for name, buffer, owner in saved_buffers(tensors) if _follows(buffer, owner, average)}
+    else:
+        known = dict(tensors) if isinstance(tensors, Mapping) else {str(i): one for i, one in enumerate(tensors)}
+        for tensor in known.values():
+            if not isinstance(tensor, Tensor):
+                raise SolverError(f"{where}.over", "takes a module or tensors", got=repr(tensor), do="pass tensors")
+        found = dict(known)
+    for field, wanted in (("only", True), ("leave_out", False)):
+        patterns = globs(getattr(average, field))
+        hits = set()
+        for pattern in patterns:
+            matches = re.compile(fnmatch.translate(pattern)).match
+            new = {name for name in known if matches(name)}
+            if not new:
+                do = suggestion(pattern, known, "names")
+                raise SolverError(f"{where}.{field}", "matches no parameter or buffer", got=repr(pattern), do=do)
+            hits |= new
+        if patterns:
+            found = {name: tensor for name, tensor in found.items() if (name in hits) is wanted}
+    if not found:
+        do = "correct only and leave_out, or pass what is trained"
+        raise SolverError(where, "there is nothing to average", got=f"{len(known)} tensors, none of them left", do=do)
+    return found
+
+
+def saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
+    """Name, buffer and owner of every buffer that is saved with a module, each once."""
+    seen: set[int] = set()
+    for prefix, owner in module.named_modules():
+        for leaf, buffer in owner.named_buffers(recurse=False):
+            if leaf in owner._non_persistent_buffers_set or id(buffer) in seen:
+                continue
+            seen.add(id(buffer))
+            yield own_name(f"{prefix}.{leaf}" if prefix else leaf), buffer, owner
+
+
+def is_statistic(buffer: Tensor, owner: nn.Module) -> bool:
+    """Whether a buffer is a running statistic of a batch norm or the like."""
+    return isinstance(owner, _NormBase) and buffer.is_floating_point()
+
+
+def _follows(buffer: Tensor, owner: nn.Module, average: Average) -> bool:
+    """Whether an average has numbers of its own for a buffer."""
+    if average.update_bn and is_statistic(buffer, owner):
+        return True
+    if average.buffers == "copy" or not (buffer.is_floating_point() or buffer.is_complex()):
+        return False
+    return bool(torch.isfinite(buffer).all())  # a mask of -inf is a constant, of which the mean would be nan
