@@ -12,7 +12,7 @@ from lightning_solver.rule import KINDS, SELECTORS, Rule
 from vit import ViT
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("parameters", "optimizers")}
+PAGES = {name: (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("parameters", "optimizers", "averages")}
 BLOCKS = [(name, block) for name, page in PAGES.items() for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
 RUN = RunLength(total_steps=1000, steps_per_epoch=100, samples_per_step=256)
 

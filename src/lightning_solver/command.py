@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_solver.average_command import add_average
 from lightning_solver.errors import SolverError
 from lightning_solver.spec import SolverSpec
 
@@ -26,11 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="lightning-solver", description="Specifications of how a model is trained.")
     commands = parser.add_subparsers(dest="command", required=True)
     runs: dict[str, Callable[[argparse.Namespace], int]] = {}
-    for add in (_add_plan, _add_import, _add_diff, _add_schema):
+    for add in (_add_plan, _add_import, _add_diff, _add_schema, add_average):
         name, run = add(commands)
         runs[name] = run
     arguments, further = parser.parse_known_args(argv)
-    if further and arguments.command != "plan":
+    if further and arguments.command not in ("plan", "average"):
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     arguments.further = further
     try:

@@ -119,7 +119,7 @@ class Turn:
             self._wrapped().step()
         finally:
             hook.remove()
-        made = part.real_steps.take()
+        made = part.real_steps.take() > 0
         part.optimizer.zero_grad()
         if made:
             part.scheduler.step()

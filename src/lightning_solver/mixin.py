@@ -12,10 +12,12 @@ from lightning.pytorch import Callback, LightningModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_solver.averaging.averaged import Averaged
 from lightning_solver.callbacks.follow_metrics import FollowMetrics
 from lightning_solver.callbacks.freezing import Freezing
 from lightning_solver.callbacks.optimizer_mode import OptimizerMode
 from lightning_solver.callbacks.plan_guard import PlanGuard
+from lightning_solver.callbacks.solver_averages import SolverAverages
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
@@ -108,6 +110,11 @@ class SolverMixin(_Base):
     def solver_scheduler(self) -> PlanScheduler | None:
         """The scheduler that :attr:`solver_plan` built."""
         return self.solver_schedulers.get(ALONE)
+
+    @property
+    def solver_averages(self) -> Mapping[str, Averaged]:
+        """The averages of the present or the last ``fit`` by name; of several optimisers ``generator.ema``."""
+        return next((one.averaged for one in self._solver_callbacks if isinstance(one, SolverAverages)), {})
 
     @property
     def solver_lr(self) -> float:
@@ -256,7 +263,7 @@ class SolverMixin(_Base):
             do = "drop optimizer and lr_scheduler from the command line and YAML, or use SolverCLI"
             raise SolverError(type(self).__name__, what, do=do)
         if not self._solver_callbacks:
-            self._solver_callbacks = (PlanGuard(), FollowMetrics(), Freezing(), OptimizerMode())
+            self._solver_callbacks = (PlanGuard(), FollowMetrics(), Freezing(), OptimizerMode(), SolverAverages())
         given: Any = super().configure_callbacks()
         found = [*given] if isinstance(given, (list, tuple)) else [given]
         present = getattr(self._trainer, "callbacks", ())  # where an earlier run has attached them

@@ -17,6 +17,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lightning_solver.averaging.planned import PlannedAverage, plan_averages, scope_of
 from lightning_solver.checks import (
     check_frozen,
     note_depths,
@@ -85,6 +86,7 @@ class Plan:
         monitors: Names of the metrics that schedules follow.
         routes: In words, which matrices an optimiser does not get that a rule has chosen for ``kind: hidden``.
         sparse: The parameters that get sparse gradients.
+        averages: Name -> what is averaged, when, and at what cost in memory.
         never: The parameters that rules leave out of the optimiser for good.
         notes: What is odd but clear.
     """
@@ -101,6 +103,7 @@ class Plan:
     monitors: frozenset[str]
     routes: tuple[str, ...]
     sparse: tuple[Tensor, ...]
+    averages: Mapping[str, PlannedAverage]
     never: tuple[Tensor, ...]
     notes: tuple[str, ...]
 
@@ -333,6 +336,14 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     asked = depths() if depths.cache_info().currsize else None  # nothing is worked out that nothing has asked for
     note_depths(spec, asked, notes)
     note_schedule_free(curves, groups, run, notes)
+    averages = plan_averages(
+        spec.averages,
+        module,
+        run,
+        scope=scope_of([parameter.tensor for parameter in trained], spec.only),
+        optimizers=[member.recipe.cls for member in used],
+        notes=notes,
+    )
     return Plan(
         spec=spec,
         run=run,
@@ -346,6 +357,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         monitors=frozenset(feed.monitors),
         routes=routes(selection, trained, settings) if len(used) > 1 else (),
         sparse=tuple(sparse_parameters(module)),
+        averages=FrozenDict(averages),
         never=tuple(p.tensor for p in trainable if settings[id(p.tensor)].frozen is True),
         notes=tuple(dict.fromkeys(notes)),
     )

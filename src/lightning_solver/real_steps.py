@@ -19,21 +19,21 @@ class RealSteps:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self._happened = False
+        self._count = 0
         optimizer.register_step_post_hook(self._after_step)
         optimizer.register_load_state_dict_post_hook(self._forget)
 
-    def take(self) -> bool:
-        """Whether a real step was made since the last call."""
-        happened, self._happened = self._happened, False
-        return happened
+    def take(self) -> int:
+        """How many real steps were made since the last call."""
+        count, self._count = self._count, 0
+        return count
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and float(found_inf) > 0:
             return
         if any(tensor.grad is not None for group in optimizer.param_groups for tensor in group["params"]):
-            self._happened = True
+            self._count += 1
 
     def _forget(self, optimizer: Optimizer) -> None:
-        self._happened = False
+        self._count = 0

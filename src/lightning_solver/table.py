@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_solver.groups import Group
+from lightning_solver.plain import thaw
 from lightning_solver.rules.cascade import Member
 from lightning_solver.rules.depth import Depths
 from lightning_solver.schedules.base import Curve
@@ -61,6 +62,8 @@ def render(plan: Plan, *, parameters: bool = False) -> str:
         parts.append(_left_out(plan, everything=parameters))
     if plan.curves:
         parts.append(_schedules(plan, rows))
+    if plan.averages:
+        parts.append(_averages(plan))
     if plan.monitors:
         parts.append(f"follows {', '.join(sorted(plan.monitors))}: the values above hold as long as nothing drops")
     if plan.notes:
@@ -97,6 +100,44 @@ def _headline(plan: Plan) -> str:
         lines.append(f"{member.recipe.cls.__name__} ({member.where}): {count}, {numbers}; {_args(member)}")
         lines.append(f"  implementation: {plan.implementations[member]}")
     return "\n".join(lines)
+
+
+def _averages(plan: Plan) -> str:
+    """A line for each average: what, when, of what, and what it is for."""
+    lines = ["averages of the weights"]
+    width = max(map(len, plan.averages))
+    for name, planned in plan.averages.items():
+        given = {k: v for k, v in thaw(planned.average).get("init_args", {}).items() if k not in ("start", "evaluated")}
+        kind = " ".join([type(planned.average).__name__, ", ".join(f"{key} {_told(v)}" for key, v in given.items())])
+        when = f"from step {planned.start}"
+        if planned.updates is not None:
+            when += f", {_count(planned.updates, 'update')}"
+        what = f"{_count(len(planned.names), 'tensor')}, {_bytes(planned.memory)}"
+        use = "; evaluated, saved as state_dict" if planned.evaluated else ""
+        lines.append(f"  {name:<{width}}  {kind.strip()}; {when}; {what}{use}")
+    return "\n".join(lines)
+
+
+def _told(value: Any) -> str:
+    """A setting in a few words; of a class its name and what it was given."""
+    if not isinstance(value, dict):
+        return _show(value)
+    inner = ", ".join(f"{key} {_told(v)}" for key, v in value.get("init_args", value).items() if key != "class_path")
+    return " ".join(filter(None, [value.get("class_path", ""), f"({inner})" if inner else ""]))
+
+
+def _bytes(number: int) -> str:
+    """A number of bytes, in units of 1,000.
+
+    Example:
+        >>> _bytes(1_234_567)
+        '1.23 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number = number / 1000  # type: ignore[assignment]
+    return f"{number:.3g} GB"
 
 
 def _args(member: Member) -> str:

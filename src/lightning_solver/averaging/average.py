@@ -66,6 +66,7 @@ class Average(Plain, ABC):
         leave_out: Globs of names that are not averaged.
         buffers: ``average`` for floating-point buffers that are saved with the model, such as the statistics of batch
             norms; ``copy`` for the model's own ones at any time. Others (counts, masks, caches) are never averaged.
+            With ``update_bn`` the statistics of batch norms are the average's own in any case.
         dtype: The type of the average: ``auto`` is float32 for weights in half precision and their own type otherwise,
             ``same`` is their own type, ``float32`` is that.
         device: Where the average lies: beside the weights (``same``), or on the ``cpu``, to which weights on a GPU are
@@ -139,6 +140,14 @@ class Average(Plain, ABC):
         """
         return self
 
+    @property
+    def needs_run(self) -> bool:
+        """Whether something is said in a unit that only the length of the run gives a meaning."""
+        fields = ("start", "until", "every", "half_life", "snapshots")
+        given = [getattr(self, name, None) for name in fields]
+        terms = [term for value in given if value is not None for term in Duration.parse(value).terms]
+        return any(unit != "st" for _, unit in terms)
+
     def lay(self, run: RunLength | None = None, where: str = "average") -> Shares:
         """When this average takes in the weights, and how much of them, in a run.
 
@@ -182,8 +191,10 @@ class Average(Plain, ABC):
             [tensor([2.])]
         """
         from lightning_solver.averaging.averaged import Averaged
+        from lightning_solver.averaging.tensors import averaged_tensors
 
-        return Averaged(self, tensors, run or RunLength(total_steps=total_steps, steps_per_epoch=steps_per_epoch))
+        run = run or RunLength(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+        return Averaged(self, averaged_tensors(tensors, self), run)
 
     def curve(
         self,
@@ -290,6 +301,51 @@ class Moment:
     updates: int
 
 
+class Grid:
+    """The steps at which something happens that happens every so often.
+
+    Args:
+        every: How often; in epochs, at the ends of epochs.
+        run: The length of the run.
+        start: The step that the others are counted from, where ``every`` is not in epochs.
+        where: Its path, for error messages.
+
+    Example:
+        >>> [step for step in range(12) if Grid("1ep", RunLength(steps_per_epoch=4), 0, "every").due(step)]
+        [4, 8]
+    """
+
+    def __init__(self, every: int | str, run: RunLength, start: int, where: str) -> None:
+        duration = Duration.parse(every, where)
+        self._run, self._start, self._epochs = run, start, duration.epochs
+        self._steps = Fraction(1)
+        if self._epochs is None:
+            self._steps = duration.length(run, where)
+        else:
+            run.steps_at_epoch(self._epochs, where)
+        self.always = self._epochs is None and self._steps <= 1
+        self._known = (-1, -1)  # a step, and the first one from it on at which it happens
+
+    def due(self, step: int) -> bool:
+        """Whether it happens after a step (counted from 1; 0 is before the first)."""
+        if self.always:
+            return True
+        low, high = self._known
+        if not low <= step <= high:
+            high = self.next(step)
+            self._known = (step, high)
+        return step == high and step > 0
+
+    def next(self, step: int) -> int:
+        """The first step from this one on at which it happens."""
+        if self._epochs is None:
+            which = math.floor((step - 1 - self._start) / self._steps) + 1  # the first point after the step before
+            return math.ceil(self._start + which * self._steps)
+        which = math.ceil(self._run.epochs_at_step(Fraction(step)) / self._epochs)
+        before = math.ceil(self._run.steps_at_epoch(max(which - 1, 0) * self._epochs))
+        return before if before >= step else math.ceil(self._run.steps_at_epoch(which * self._epochs))
+
+
 class Shares:
     """When an average takes in the weights in a run, and how much of them.
 
@@ -305,43 +361,48 @@ class Shares:
 
     def __init__(self, average: Average, run: RunLength, where: str = "average") -> None:
         self._average = average.resolved(run, where)
-        self._run = run
-        self._start = Duration.parse(average.start, f"{where}.start").resolve(run, f"{where}.start")
-        self.start = math.ceil(self._start)
+        self.start = math.ceil(Duration.parse(average.start, f"{where}.start").resolve(run, f"{where}.start"))
         self.until = None
         if average.until is not None:
             self.until = math.floor(Duration.parse(average.until, f"{where}.until").resolve(run, f"{where}.until"))
-        every = Duration.parse(average.every, f"{where}.every")
-        self._epochs = every.epochs
-        self._steps = Fraction(1)
-        if self._epochs is None:
-            self._steps = every.length(run, f"{where}.every")
-        else:
-            run.steps_at_epoch(self._epochs, f"{where}.every")
-        self._always = self._epochs is None and self._steps <= 1
-        self._last = run.total_steps if average.takes_last else None
-        self._next: tuple[int, int] = (-1, -1)  # the next update after a step
+        self._grid = Grid(average.every, run, self.start, f"{where}.every")
+        self._end = run.total_steps
+        self._snapshots = None
+        if average.snapshots is not None:
+            self._snapshots = Grid(average.snapshots, run, 0, f"{where}.snapshots")
+
+    @property
+    def first(self) -> int:
+        """The step of the first update."""
+        if self.start == 0 and self._copies_first():
+            return 0
+        step = self._grid.next(max(self.start, 1))
+        return step if self._end is None or not self._average.takes_last else min(step, max(self.start, int(self._end)))
 
     def due(self, step: int) -> bool:
         """Whether an update follows a step (counted from 1; 0 is before the first)."""
         if step < self.start or (self.until is not None and step > self.until):
             return False
-        if self._always or step == self._last:
-            return True
-        after, following = self._next
-        if not after < step <= following:
-            following = self._due_from(step)
-            self._next = (step - 1, following)
-        return step == following
+        return self._grid.due(step) or (self._average.takes_last and step == self._end)
 
-    def _due_from(self, step: int) -> int:
-        """The first step from this one on that is on the grid."""
-        if self._epochs is None:
-            which = math.ceil((step - self.start) / self._steps)
-            return math.ceil(self.start + which * self._steps)
-        passed = math.ceil(self._run.epochs_at_step(Fraction(step)) / self._epochs)
-        before = math.ceil(self._run.steps_at_epoch(max(passed - 1, 0) * self._epochs))
-        return before if before >= step else math.ceil(self._run.steps_at_epoch(passed * self._epochs))
+    def snapshot_due(self, step: int) -> bool:
+        """Whether the average is written to a file after a step."""
+        return self._snapshots is not None and (self._snapshots.due(step) or step == self._end)
+
+    def updates(self, total: int) -> int:
+        """How many updates there are in a run.
+
+        Args:
+            total: Its length in steps.
+        """
+        last = total if self.until is None else min(total, self.until)
+        if self._grid.always:
+            return max(last - self.start + 1, 0)
+        step, found = max(self.start, 1), int(self.start == 0)
+        while (step := self._grid.next(step)) <= last:
+            found, step = found + 1, step + 1
+        extra = self._average.takes_last and self.start <= total <= last and not self._grid.due(total)
+        return found + int(extra)
 
     def begin(self, count: Count) -> bool:
         """Begin, if the average begins with the weights that are there before the next step.
@@ -374,7 +435,9 @@ class Shares:
     def _share(self, count: Count) -> float:
         step = count.steps
         if step < self.start and count.began is None:
-            return self._before(step)
+            share = self._before(step)
+            count.latest = step if share else count.latest
+            return share
         if not self.due(step):
             return 0.0
         first = count.updates == 0
@@ -392,11 +455,7 @@ class Shares:
     def _before(self, step: int) -> float:
         if self._average.before == "hold":
             return 0.0
-        if self._average.before == "follow" or self._always:
-            return 1.0
-        if self._epochs is None:
-            return float((step - self.start) % self._steps < 1)
-        return float(self._due_from(step) == step)
+        return 1.0 if self._average.before == "follow" else float(self._grid.due(step))
 
 
 def globs(patterns: Any) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from lightning_solver.averaging.average import Average, Count
 from lightning_solver.averaging.exchange import Exchange
 from lightning_solver.averaging.offload import Offload
-from lightning_solver.averaging.tensors import Tensors, averaged_tensors
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.sharding import local
@@ -29,7 +28,7 @@ class Averaged:
 
     Args:
         average: What is averaged, and how.
-        tensors: A module, tensors by name, or tensors. They are read at each update and changed by :meth:`swap` only.
+        tensors: What is averaged, by name. It is read at each update and changed by :meth:`swap` only.
         run: The length of the run.
         where: The path of the average, for error messages.
 
@@ -38,14 +37,14 @@ class Averaged:
         count: How many steps and updates there were.
     """
 
-    def __init__(self, average: Average, tensors: Tensors, run: RunLength, where: str = "average") -> None:
+    def __init__(self, average: Average, tensors: Mapping[str, Tensor], run: RunLength, where: str = "average") -> None:
         self.average, self.where = average, where
         self.count = Count()
         self._weights: dict[str, Tensor] = {}
         self._values: list[Tensor] = []
         self._shares = average.lay(run, where)
         self._stale = False
-        self._take_in(averaged_tensors(tensors, average, where))
+        self._take_in(tensors)
         self._shares.begin(self.count)
 
     # ------------------------------------------------------------------ the average
@@ -59,6 +58,15 @@ class Averaged:
     def begun(self) -> bool:
         """Whether the average has taken in any weights; what it holds before is of no use."""
         return self.count.updates > 0
+
+    @property
+    def start(self) -> int:
+        """The step with whose weights the average begins."""
+        return self._shares.start
+
+    def snapshot_due(self) -> bool:
+        """Whether the average is to be written to a file of its own now."""
+        return self.begun and self._shares.snapshot_due(self.count.steps)
 
     @property
     def swapped(self) -> bool:
@@ -96,7 +104,7 @@ class Averaged:
         share = self._shares.take(self.count, steps)
         if share == 0.0:
             return
-        if not self.begun and self.average.before == "follow":
+        if not self.begun and self.average.before == "follow" and self.average.first == "copy":
             self._stale = True  # copied when somebody looks
             return
         self._stale = False
@@ -141,12 +149,32 @@ class Averaged:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """The averages are in the place of the weights for a while, whatever happens in it."""
-        self.swap()
+        """The averages are in the place of the weights for a while, whatever happens in it; also within itself."""
+        before = self.swapped
         try:
+            if not before:
+                self.swap()
             yield
         finally:
-            self.swap()
+            if self.swapped != before:
+                self.swap()
+
+    def restart(self) -> None:
+        """Begin anew from what the tensors hold, which is the weights from here on."""
+        self._exchange.forget()
+        self.count, self._stale = Count(), False
+        self._move(1.0)
+        self._shares.begin(self.count)
+
+    def begin_late(self, steps: int) -> None:
+        """Go on after steps that the average has not seen: it begins with the present weights if it is time.
+
+        Args:
+            steps: Real optimiser steps so far.
+        """
+        self.restart()
+        self.count = Count(steps=steps, latest=steps)
+        self._shares.begin(self.count)
 
     def to_devices(self) -> None:
         """Bring what is kept to where the tensors are now."""
@@ -209,8 +237,7 @@ class Averaged:
 
     def _copy(self, tensor: Tensor) -> Tensor:
         """The memory of the average of a tensor, with its values in it."""
-        wide = self.average.dtype == "float32" or (self.average.dtype == "auto" and tensor.dtype in _HALF)
-        dtype = torch.float32 if wide and tensor.is_floating_point() else tensor.dtype
+        dtype = average_dtype(tensor, self.average)
         device = "cpu" if self.average.device == "cpu" else tensor.device
         return torch.empty_like(tensor, dtype=dtype, device=device, requires_grad=False).copy_(tensor)
 
@@ -263,6 +290,17 @@ class Averaged:
             torch._foreach_lerp_([v for v, _ in chunk], [w.to(v.dtype) for v, w in chunk], share)
         for value, weight in self._counts:
             value.copy_(weight)
+
+
+def average_dtype(tensor: Tensor, average: Average) -> torch.dtype:
+    """The type of the average of a tensor.
+
+    Args:
+        tensor: The tensor.
+        average: The average.
+    """
+    wide = average.dtype == "float32" or (average.dtype == "auto" and tensor.dtype in _HALF)
+    return torch.float32 if wide and tensor.is_floating_point() else tensor.dtype
 
 
 def _chunks(pairs: Sequence[tuple[Tensor, Tensor]]) -> Iterator[list[tuple[Tensor, Tensor]]]:

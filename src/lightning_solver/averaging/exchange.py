@@ -46,38 +46,44 @@ class Exchange:
 
     def swap(self) -> None:
         """Exchange the two; what was done is undone if it is interrupted."""
+        was = self.swapped
         with torch.inference_mode(False), torch.no_grad():
             here = [self._weights[i].data for i in self._free]
             there = [self._averages[i].data for i in self._free]
-            copied: list[tuple[int, Tensor]] = []
+            copied: dict[int, tuple[Tensor | None, bool]] = {}
             aside = dict(self._aside)
             try:
                 for i, old, new in zip(self._free, here, there):
                     self._weights[i].data = new
                     self._averages[i].data = old
                 for i in self._copied:
-                    copied.append((i, local(self._weights[i]).clone()))
-                    local(self._weights[i]).copy_(self._averages[i])
-                    self._averages[i].copy_(copied[-1][1])
-                    copied[-1] = (i, _NOTHING)
+                    self._swap_copied(i, copied)
                 for i in self._rounded:
                     self._swap_rounded(i)
+                self.swapped = not was
             except BaseException:
+                self.swapped = was
                 for i, old, new in zip(self._free, here, there):
                     self._weights[i].data = old
                     self._averages[i].data = new
-                for i, weights in copied:
-                    if weights is _NOTHING:
-                        weights = local(self._weights[i]).clone()
-                        local(self._weights[i]).copy_(self._averages[i])
-                        self._averages[i].copy_(weights)
-                    else:
-                        local(self._weights[i]).copy_(weights)
+                for i, (kept, crossed) in copied.items():
+                    weights = self._averages[i].clone() if kept is None else kept
+                    if crossed:
+                        self._averages[i].copy_(local(self._weights[i]))
+                    local(self._weights[i]).copy_(weights)
                 for i in self._rounded:
-                    if (i in aside) != (i in self._aside):
-                        self._swap_rounded(i)
+                    if i in aside:
+                        self._aside[i] = aside[i]
+                        local(self._weights[i]).copy_(self._averages[i])
+                    elif i in self._aside:
+                        local(self._weights[i]).copy_(self._aside[i])
+                        del self._aside[i]
                 raise
-        self.swapped = not self.swapped
+
+    def forget(self) -> None:
+        """Take what the model holds as the weights, whatever it was."""
+        self.swapped = False
+        self._aside = {}
 
     def average(self, index: int) -> Tensor:
         """The local part of an average, wherever it is at present; detached, sharing memory."""
@@ -91,19 +97,27 @@ class Exchange:
             return local(self._weights[index].detach())
         return self._aside.get(index, self._averages[index])
 
+    def _swap_copied(self, index: int, copied: dict[int, tuple[Tensor | None, bool]]) -> None:
+        """Exchange the numbers, noting at each moment where they are: the weights set aside, the average crossed or not."""
+        weight, weights = local(self._weights[index]), local(self._weights[index]).clone()
+        copied[index] = (weights, False)
+        weight.copy_(self._averages[index])
+        copied[index] = (weights, True)
+        self._averages[index].copy_(weights)
+        copied[index] = (None, True)
+
     def _swap_rounded(self, index: int) -> None:
         """Set the weights aside and round the average into their place, or bring them back."""
-        weight = local(self._weights[index])
+        weight, average = local(self._weights[index]), self._averages[index]
         if index in self._aside:
+            # what was written to the model meanwhile is the average's, such as statistics that were estimated anew
+            written = weight != average.to(weight.dtype)
+            average.copy_(torch.where(written, weight.to(average.dtype), average))
             weight.copy_(self._aside[index])
             del self._aside[index]
         else:
-            aside = weight.clone()
-            weight.copy_(self._averages[index])
-            self._aside[index] = aside
-
-
-_NOTHING = torch.empty(0)
+            self._aside[index] = weight.clone()
+            weight.copy_(average)
 
 
 def may_exchange(weight: Tensor, average: Tensor) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,12 @@ from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.rules.inventory import own_name
 
 Tensors = nn.Module | Mapping[str, Tensor] | Iterable[Tensor]
+Scope = Callable[[str, Tensor], bool]
 
 
-def averaged_tensors(tensors: Tensors, average: Average, where: str = "average") -> dict[str, Tensor]:
+def averaged_tensors(
+    tensors: Tensors, average: Average, where: str = "average", scope: Scope | None = None
+) -> dict[str, Tensor]:
     """The tensors that an average is of, by their names in the user's module.
 
     Of a module: the parameters that require a gradient, each once, by its first name, and buffers as the average says.
@@ -26,6 +29,7 @@ def averaged_tensors(tensors: Tensors, average: Average, where: str = "average")
         tensors: A module, tensors by name, or tensors, whose names are their places.
         average: The average.
         where: The path of the average, for error messages.
+        scope: Which of the parameters and buffers of a module the average may be of, by name and tensor.
 
     Raises:
         SolverError: A glob matches nothing, or nothing is left.
@@ -35,6 +39,8 @@ def averaged_tensors(tensors: Tensors, average: Average, where: str = "average")
         known |= {name: buffer for name, buffer, _ in saved_buffers(tensors)}
         found = {name: tensor for name, tensor in known.items() if tensor.requires_grad}
         found |= {name: buffer for name, buffer, owner in saved_buffers(tensors) if _follows(buffer, owner, average)}
+        if scope is not None:
+            found = {name: tensor for name, tensor in found.items() if scope(name, tensor)}
     else:
         known = dict(tensors) if isinstance(tensors, Mapping) else {str(i): one for i, one in enumerate(tensors)}
         for tensor in known.values():
@@ -71,8 +77,8 @@ def saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
 
 
 def is_statistic(buffer: Tensor, owner: nn.Module) -> bool:
-    """Whether a buffer is a running statistic of a batch norm or the like."""
-    return isinstance(owner, _NormBase) and buffer.is_floating_point()
+    """Whether a buffer is a running statistic of a batch norm or the like, its count of batches included."""
+    return isinstance(owner, _NormBase)
 
 
 def _follows(buffer: Tensor, owner: nn.Module, average: Average) -> bool:
@@ -81,4 +87,5 @@ def _follows(buffer: Tensor, owner: nn.Module, average: Average) -> bool:
         return True
     if average.buffers == "copy" or not (buffer.is_floating_point() or buffer.is_complex()):
         return False
-    return bool(torch.isfinite(buffer).all())  # a mask of -inf is a constant, of which the mean would be nan
+    # a mask of -inf is a constant, of which the mean would be nan
+    return buffer.is_meta or bool(torch.isfinite(buffer).all())

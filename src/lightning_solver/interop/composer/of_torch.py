@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from lightning_solver.averaging import Average
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import FACTS, Imported
 from lightning_solver.interop.composer.clock import Clock
@@ -49,7 +50,12 @@ _TORCH: dict[str, tuple[str, ...]] = {
 
 
 def read_torch(
-    calls: Sequence[Call], clock: Clock, every_batch: bool, strict: bool, optimizer: Optimizer | None
+    calls: Sequence[Call],
+    clock: Clock,
+    every_batch: bool,
+    strict: bool,
+    optimizer: Optimizer | None,
+    averages: Mapping[str, Average],
 ) -> Imported:
     """Schedulers of torch, which the trainer steps by the epoch unless told otherwise."""
     from lightning_solver.interop.torch import from_torch
@@ -68,8 +74,8 @@ def read_torch(
     for note in read.notes:
         where, _, what = note.partition(": ")
         notes.say(where, what)
-    spec = read.spec if optimizer is None else read.spec.replace(rules=(*read.spec.rules, *optimizer.rules))
-    return notes.imported(spec, strict)
+    rules = () if optimizer is None else optimizer.rules
+    return notes.imported(read.spec.replace(rules=(*read.spec.rules, *rules), averages=averages), strict)
 
 
 def _scaled(call: Call, ratio: float) -> Call:

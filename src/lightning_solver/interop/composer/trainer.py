@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_solver.errors import SolverError
-from lightning_solver.interop.base import Notes, refuse_other_peers
+from lightning_solver.interop.base import refuse_other_peers
+from lightning_solver.interop.composer.algorithms import AVERAGES, is_average
 from lightning_solver.interop.reading import Call, Name, Unread, read_calls
 
 
@@ -15,11 +16,16 @@ def trainer_arguments(config: Any) -> Mapping[str, Any]:
     if isinstance(config, (str, Call, list, tuple)):
         calls = read_calls(config, "config")
         trainers = [call for call in calls if call.name == "Trainer"]
-        return trainers[0].kwargs if trainers else {"schedulers": calls}
+        if trainers:
+            return trainers[0].kwargs
+        schedulers, algorithms = ([call for call in calls if (call.name in AVERAGES) is ours] for ours in (False, True))
+        return {"schedulers": schedulers, **({"algorithms": algorithms} if algorithms else {})}
     if not isinstance(config, Mapping):
         do = "give a mapping, the text of a call, or the path of a file"
         raise SolverError("config", "is not a Composer recipe", got=repr(config)[:120], do=do)
     refuse_other_peers(config, "from_composer")
+    if is_average(config):
+        return {"algorithms": config}
     bare = config.get("calls")  # of a Python file
     values = [*config.values(), *(bare if isinstance(bare, list) else [])]
     for value in values:
@@ -41,25 +47,6 @@ def scheduler_calls(config: Any, where: str) -> list[Call]:
     if isinstance(config, Mapping) and len(config) > 1 and all(isinstance(item, Mapping) for item in config.values()):
         items = [{name: arguments} for name, arguments in config.items()]
     return read_calls(list(items), where)
-
-
-def note_algorithms(config: Any, notes: Notes) -> None:
-    """Say of every algorithm of a trainer that it is not mapped, and what to do about those that concern a solver."""
-    for one in [] if config is None else config if isinstance(config, (list, tuple)) else [config]:
-        try:
-            names = [call.name for call in read_calls(one, "algorithms")]
-        except SolverError:
-            names = [type(one).__name__]
-        for name in names:
-            what = _ALGORITHMS.get(name, "is not part of the solver")
-            notes.unmapped("algorithms", f"is not mapped: {name} {what}")
-
-
-_ALGORITHMS = {
-    "LayerFreezing": "freezes more and more of the modules in their order, which only the model knows: write rules "
-    "with frozen_from",
-    "SAM": "makes two passes for one step: name an optimiser that does so",
-}
 
 
 def why(key: str) -> str | None:

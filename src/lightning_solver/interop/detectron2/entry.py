@@ -8,19 +8,27 @@ from typing import Any
 
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Imported, Notes, Settings, imported_spec, refuse_other_peers, simple
-from lightning_solver.interop.detectron2.arguments import arguments_of, from_the_start, not_here, only, whole_number
+from lightning_solver.interop.detectron2.arguments import (
+    NOT_HERE,
+    arguments_of,
+    from_the_start,
+    not_here,
+    only,
+    whole_number,
+)
+from lightning_solver.interop.detectron2.averages import read_averages
 from lightning_solver.interop.detectron2.classic import OLD, OLD_ARGUMENTS, read_class
 from lightning_solver.interop.detectron2.fvcore import FVCORE, read_scheduler
 from lightning_solver.interop.detectron2.loading import loaded
 from lightning_solver.interop.detectron2.optimizer import PARAMS, has_params, read_optimizer
 from lightning_solver.interop.detectron2.shares import phases_of
-from lightning_solver.interop.detectron2.yacs import SCHEDULE_KEYS, read_solver
+from lightning_solver.interop.detectron2.yacs import SCHEDULE_KEYS, read_solver, read_yacs_averages
 from lightning_solver.interop.detectron2.yacs_optimizer import OPTIMIZER_KEYS
 from lightning_solver.interop.reading import Call, read_calls
 from lightning_solver.schedules import Schedule
 
 Found = tuple[list[Schedule], dict[str, Any]]
-"""The phases of the schedule, and the fields of the spec that say how the optimiser is made."""
+"""The phases of the schedule, and the fields of the spec that say how the optimiser is made and what is averaged."""
 
 
 def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
@@ -43,7 +51,7 @@ def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, stri
         strict: Whether a key that is not mapped is an error.
 
     Returns:
-        The spec with its schedule and optimiser, and what a reader should know.
+        The spec with its schedule, optimiser and average, and what a reader should know.
 
     Raises:
         SolverError: What detectron2 or fvcore refuse, keys and classes that they do not know, another peer's config,
@@ -96,7 +104,7 @@ class _Reader:
             settings = Settings(data, "", self.notes)
             where = "param_scheduler"
             phases = self._call(only(read_calls(settings.take(where), where), where), where)
-            fields = self._optimizer_of(settings, data)
+            fields = {**self._optimizer_of(settings, data), **self._averages_of(settings)}
             settings.rest(not_here)
             return phases, fields
         if any(key in data for key in ("type", "class_path", "_target_", "legacy_class")):
@@ -107,9 +115,14 @@ class _Reader:
         if any(key in data for key in (*SCHEDULE_KEYS, *OPTIMIZER_KEYS)):
             return read_solver({"SOLVER": data}, self.notes, self.run)
         refuse_other_peers(data, "from_detectron2")
+        if "MODEL_EMA" in data:
+            settings = Settings(data, "", self.notes)
+            fields = read_yacs_averages(settings)
+            settings.rest(not_here)
+            return [], fields
         if PARAMS in data or has_params(data.get("optimizer")) or _is_lazy(data):
             settings = Settings(data, "", self.notes)
-            fields = self._optimizer_of(settings, data)
+            fields = {**self._optimizer_of(settings, data), **self._averages_of(settings)}
             settings.rest(not_here)
             return [], fields
         values = [*data.values(), *(data["calls"] if isinstance(data.get("calls"), list) else [])]
@@ -128,6 +141,19 @@ class _Reader:
         if "optimizer" not in data:
             settings.needed("optimizer")
         return self._optimizer(data["optimizer"], params, "optimizer")
+
+    def _averages_of(self, settings: Settings) -> dict[str, Any]:
+        """The fields of a LazyConfig's ``train``, of which the average is read."""
+        config = settings.take("train")
+        if not isinstance(config, Mapping):
+            if config is not None:
+                self.notes.unmapped("train", NOT_HERE)
+            return {}
+        train = Settings(config, "train", self.notes)
+        averages = read_averages(train.take("model_ema"), "train.model_ema", None, self.notes)
+        train.ignore("max_iter")
+        train.rest(not_here)
+        return {"averages": averages} if averages else {}
 
     def _optimizer(self, config: Any, params: Any, where: str) -> dict[str, Any]:
         return read_optimizer(config, params, self.notes, self.functions, where)
@@ -148,13 +174,10 @@ class _Reader:
         settings = Settings(data, "", self.notes)
         scheduler = read_scheduler(settings.needed("lr_multiplier"), "lr_multiplier", self.notes)
         total = self.run
-        if isinstance(data.get("train"), Mapping):
-            train = Settings(settings.take("train"), "train", self.notes)
-            if "max_iter" in train:
-                total = whole_number(train, "max_iter", None, 1)
-            train.rest(not_here)
+        if isinstance(data.get("train"), Mapping) and "max_iter" in data["train"]:
+            total = whole_number(Settings(data["train"], "train", self.notes), "max_iter", None, 1)
         phases = phases_of(scheduler, total, self.run, self.notes, "train.max_iter")
-        fields = self._optimizer_of(settings, data)
+        fields = {**self._optimizer_of(settings, data), **self._averages_of(settings)}
         settings.rest(not_here)
         return phases, fields
 
@@ -164,7 +187,10 @@ def _is_scheduler(call: Call) -> bool:
 
 
 def _is_lazy(data: Mapping[str, Any]) -> bool:
-    """Whether a config's ``optimizer`` is that of a LazyConfig, as it is saved, or all that there is."""
+    """Whether a config has the ``optimizer`` of a LazyConfig, as it is saved or as all that there is, or an average."""
+    train = data.get("train")
+    if isinstance(train, Mapping) and "model_ema" in train:
+        return True
     config = data.get("optimizer")
     return isinstance(config, Mapping) and ("_target_" in config or len(data) == 1)
 

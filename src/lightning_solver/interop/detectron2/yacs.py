@@ -10,6 +10,7 @@ from lightning_solver.durations import exact
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Notes, Settings
 from lightning_solver.interop.detectron2.arguments import NOT_HERE, not_here, numbers, whole_number
+from lightning_solver.interop.detectron2.averages import read_averages, take_precise
 from lightning_solver.interop.detectron2.classic import OLD, OLD_ARGUMENTS, read_class
 from lightning_solver.interop.detectron2.composite import WarmupParam
 from lightning_solver.interop.detectron2.curves import CosineParam
@@ -53,7 +54,7 @@ def read_solver(data: Mapping[str, Any], notes: Notes, run: int | None) -> tuple
         run: The length of the run, where that is known from outside.
 
     Returns:
-        The phases of the schedule, and the fields of the spec that say how the optimiser is made.
+        The phases of the schedule, and the fields of the spec that say how the optimiser is made and what is averaged.
 
     Raises:
         SolverError: What detectron2 refuses, keys of another system, a factor below 0.
@@ -73,8 +74,17 @@ def read_solver(data: Mapping[str, Any], notes: Notes, run: int | None) -> tuple
         what = "detectron2 rescales BASE_LR, MAX_ITER, STEPS and WARMUP_ITERS where another number of workers is used"
         notes.say(solver.path("REFERENCE_WORLD_SIZE"), f"{what}: read for that number of workers")
     solver.rest(_why_not, (*SCHEDULE_KEYS, *OPTIMIZER_KEYS, *_OTHER_KEYS))
+    fields |= read_yacs_averages(whole)
     whole.rest(not_here)
     return phases, fields
+
+
+def read_yacs_averages(whole: Settings) -> dict[str, Any]:
+    """The field ``averages`` of a yacs config, if it has any."""
+    config, where = whole.take("MODEL_EMA"), "MODEL_EMA"
+    config = {key: _literal(value) for key, value in config.items()} if isinstance(config, Mapping) else config
+    averages = read_averages(config, where, take_precise(whole), whole.notes)
+    return {"averages": averages} if averages else {}
 
 
 def _solver(solver: Settings, legacy: bool, run: int | None) -> list[Schedule]:

@@ -16,6 +16,7 @@ from lightning_solver.interop.base import (
     imported_spec,
     refuse_other_peers,
 )
+from lightning_solver.interop.mmcv.averages import read_averages
 from lightning_solver.interop.mmcv.optimizer import read_optimizer
 from lightning_solver.interop.mmcv.policies import read_schedule
 from lightning_solver.interop.mmcv.run import read_per_step, read_run, to_last_step
@@ -23,21 +24,23 @@ from lightning_solver.interop.reading import load_mapping
 
 
 def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the schedules, the optimiser and the parameter groups of an MMCV 1.x config.
+    """Read the schedules, the optimiser, the parameter groups and the average of an MMCV 1.x config.
 
     Args:
         config: A whole config, or the mapping of ``lr_config`` alone; a mapping, the path of a .py (with its
             ``_base_``), .yaml or .json file, or Python text. Read are ``lr_config``, ``momentum_config``,
-            ``optimizer`` with its ``paramwise_cfg``, ``auto_scale_lr``, ``runner`` (``total_epochs``, ``total_iters``)
-            and how many iterations ``optimizer_config`` accumulates.
+            ``optimizer`` with its ``paramwise_cfg``, ``auto_scale_lr``, ``runner`` (``total_epochs``, ``total_iters``),
+            how many iterations ``optimizer_config`` accumulates, and of ``custom_hooks`` the ``EMAHook``, MMDetection's
+            ``LinearMomentumEMAHook`` and MMClassification's ``PreciseBNHook``.
         facts: What the config leaves open. ``epochs``, ``iters_per_epoch``, ``total_batches`` or ``total_iters`` where
             a policy rounds to whole epochs or iterations; ``runner`` where the config has none and it is not the
-            ``EpochBasedRunner``; ``batches_per_step``. They win over the config.
+            ``EpochBasedRunner``; ``batches_per_step``; ``samples_per_iter`` for ``PreciseBNHook``. They win over the
+            config.
         strict: Whether a key that is not mapped is an error, not a note.
 
     Returns:
         The spec and notes. In MMCV a schedule lasts as long as the run, and so it does here. Where the config has no
-        ``optimizer``, the spec has none.
+        ``optimizer``, the spec has none. The average is called ``ema``.
 
     Raises:
         SolverError: What MMCV refuses (policies and keys that it does not know, a warm-up without a length, ...), a
@@ -65,6 +68,8 @@ def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
         schedules = {option: to_last_step(phases, run, per_step) for option, phases in schedules.items()}
     schedules = batches_to_steps(schedules, per_step, notes, "optimizer_config")
     fields = {} if alone else read_optimizer(settings, notes)
+    if averages := read_averages(settings, run, per_step, given):
+        fields["averages"] = averages
     settings.rest(_KEYS.get, _KEYS)
     return notes.imported(imported_spec(schedules, **fields), strict)
 
@@ -76,9 +81,8 @@ _OTHERS = """
     opencv_num_threads resume_from seed test_cfg test_pipeline train_cfg train_pipeline work_dir workflow
 """
 _KEYS = {
-    **dict.fromkeys((*_OWN, "optimizer", "auto_scale_lr", "runner", "total_epochs", "total_iters")),
+    **dict.fromkeys((*_OWN, "optimizer", "auto_scale_lr", "runner", "total_epochs", "total_iters", "custom_hooks")),
     **dict.fromkeys(_OTHERS.split(), "is not part of the schedules"),
-    "custom_hooks": "hooks are not part of the schedules",
     "paramwise_cfg": "is read where it stands in optimizer",
     "_base_": "is followed only where the config is given as the path of its file",
 }

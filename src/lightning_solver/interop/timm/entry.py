@@ -9,6 +9,7 @@ from typing import Any
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Imported, Notes, Phases, imported_spec
 from lightning_solver.interop.reading import Call, load
+from lightning_solver.interop.timm import averages
 from lightning_solver.interop.timm.arguments import CLASSES
 from lightning_solver.interop.timm.classes import of_class
 from lightning_solver.interop.timm.factory import of_factory, rest_of_script
@@ -19,7 +20,7 @@ from lightning_solver.rule import Rule
 
 
 def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read a recipe of timm 1.0 as a spec: its optimiser, its groups of parameters, its schedule, or some of these.
+    """Read a recipe of timm 1.0 as a spec: its optimiser, groups of parameters, schedule and average, or some of these.
 
     Args:
         config: Of the schedule, one of: ``{"create_scheduler_v2": {...}}``, its keywords alone, or the text of the
@@ -27,16 +28,18 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
             ...}`` or as the text of the call. Of the optimiser, beside it in one mapping or text, or alone:
             ``{"create_optimizer_v2": {...}}`` or the text of the call; ``{"create_optimizer": {...}}``;
             ``{"param_groups_layer_decay": {...}, "optimizer": {"type": "AdamW", ...}}`` or its text,
-            ``AdamW(param_groups_layer_decay(model), lr=1e-3)``. Of both: the arguments of ``train.py`` by name, with
-            dashes or underscores, or the ``args.yaml`` that it wrote. Or the path of a ``.yaml``, ``.json`` or ``.py``
-            file with one of these.
+            ``AdamW(param_groups_layer_decay(model), lr=1e-3)``. Of the average of the weights, likewise: ``{"average":
+            "ModelEmaV3(model, decay=0.9998)", "update": "update(model, step=num_updates)"}``, a class by ``type``, or
+            the text. Of all: the arguments of ``train.py`` by name, with dashes or underscores, or the ``args.yaml``
+            that it wrote. Or the path of a ``.yaml``, ``.json`` or ``.py`` file with one of these.
         facts: What the config leaves open: ``epochs`` or ``total_iters`` where the run is not as long as timm would
             make it, ``iters_per_epoch`` where a length in updates is rounded, ``base_lr`` where a group's rate may lie
             below ``min_lr``, ``lr_scale`` for ``sched="none"``, ``metrics`` by name for a plateau.
         strict: Whether a key that is not mapped is an error.
 
     Returns:
-        A spec with what the config says, and notes. Without an optimiser in it the spec is good for curves.
+        A spec with what the config says, and notes; the average is called ``ema``. Without an optimiser in it the spec
+        is good for curves.
 
     Raises:
         SolverError: What timm refuses, what has no counterpart, a config of another system, a fact that is needed.
@@ -50,7 +53,11 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     """
     notes = Notes()
     known = Facts(facts, notes)
-    parts = split(load(config), notes)
+    average, rest = averages.take_average(load(config), notes)
+    own: dict[str, Any] = {} if average is None else {"averages": {"ema": average}}
+    if average is not None and rest is None:
+        return notes.imported(imported_spec({}, **own), strict)
+    parts = split(rest, notes)
     fields, phases, scheduled = parts.optimizer, None, False
     if fields is None or says_schedule(parts.rest):
         fields, phases, scheduled = _read(parts.rest, fields, known, notes)
@@ -64,7 +71,8 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     named = known.get("no_weight_decay")
     if fields is not None and named is not None:
         fields = {**fields, "rules": _by_name(fields.get("rules", ()), named)}
-    return notes.imported(imported_spec({} if phases is None else {"lr": phases}, **(fields or {})), strict)
+    fields = {**own, **(fields or {})}
+    return notes.imported(imported_spec({} if phases is None else {"lr": phases}, **fields), strict)
 
 
 def _by_name(rules: Sequence[Rule], names: Any) -> tuple[Rule, ...]:
@@ -87,11 +95,15 @@ def _by_name(rules: Sequence[Rule], names: Any) -> tuple[Rule, ...]:
 def _read(
     config: Any, fields: dict[str, Any] | None, facts: Facts, notes: Notes
 ) -> tuple[dict[str, Any] | None, Phases | None, bool]:
-    """The schedule and, of the script's arguments, the optimiser; and whether there is a schedule."""
+    """The schedule and, of the script's arguments, the optimiser and average; and whether there is a schedule."""
     name, settings = read_config(config, notes)
-    if name == "train.py" and fields is None and any(key in settings for key in OPTIMIZER):
-        fields = of_script(settings, complete=False)
-        if not says_schedule(settings):
+    if name == "train.py":
+        if fields is None and any(key in settings for key in OPTIMIZER):
+            fields = of_script(settings, complete=False)
+        if any(key in settings for key in averages.SCRIPT):
+            average = averages.of_script(settings)
+            fields = {**(fields or {}), **({} if average is None else {"averages": {"ema": average}})}
+        if fields is not None and not says_schedule(settings):
             rest_of_script(settings, name)
             return fields, None, False
     return fields, (of_class if name in CLASSES else of_factory)(name, settings, facts), True

@@ -20,6 +20,7 @@ from lightning_solver.interop.timm.arguments import (
     SCRIPT,
     SHARED,
 )
+from lightning_solver.interop.timm.averages import SCRIPT as AVERAGES
 from lightning_solver.interop.timm.clock import Clock
 from lightning_solver.interop.timm.cycles import KINDS, MOST, Curve, curve_parts, read_curve
 from lightning_solver.interop.timm.jitter import read_jitter
@@ -156,7 +157,7 @@ def _unscheduled(facts: Facts, notes: Notes) -> Phases | None:
 
 def rest_of_script(settings: Settings, form: str) -> None:
     """Note what is not mapped: most arguments of the script have nothing to do with optimiser and schedule."""
-    names = [*SHARED, "sched_on_updates", *OPTIMIZER]
+    names = [*SHARED, "sched_on_updates", *OPTIMIZER, *AVERAGES]
 
     def why(key: str) -> str:
         close = get_close_matches(key, names, 1, cutoff=0.8)

@@ -9,10 +9,11 @@ from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.interop.base import Notes, Settings, refuse_other_peers
 from lightning_solver.interop.reading import Call, Name, Unread, read_calls
 from lightning_solver.interop.timm.arguments import ARGUMENTS, CLASSES, FACTORY, SHARED
+from lightning_solver.interop.timm.averages import SCRIPT
 from lightning_solver.interop.timm.script import MARKS
 
 _FACTORIES = ("create_scheduler_v2", "create_scheduler", "scheduler_kwargs")
-_MARKS = {*ARGUMENTS.values(), "sched_on_updates", "eval_metric", "stop_epoch", "model", *MARKS}
+_MARKS = {*ARGUMENTS.values(), "sched_on_updates", "eval_metric", "stop_epoch", "model", *MARKS, *SCRIPT}
 _SCHEDULE = frozenset({*FACTORY, *SHARED, "sched_on_updates"} - {"seed"})
 
 
@@ -100,10 +101,10 @@ def _flat(config: Mapping[str, Any], notes: Notes) -> tuple[str, Settings]:
     """Keywords of the factory, or arguments of the script: told apart by the names that only one of them has."""
     data = _underscored(config, "config")
     ours, theirs = (sorted(set(data) & names) for names in (set(FACTORY) - set(SHARED), _MARKS))
-    if not set(data) & {*_SCHEDULE, *MARKS}:
+    if not set(data) & {*_SCHEDULE, *MARKS, *SCRIPT}:
         do = "give the arguments of train.py, {'create_scheduler_v2': {...}}, or a class with its arguments"
         got = ", ".join(map(str, config))[:120] or "nothing"
-        raise SolverError("config", "has nothing of timm's schedules or optimisers", got=got, do=do)
+        raise SolverError("config", "has nothing of timm's schedules, optimisers or averages", got=got, do=do)
     if ours and theirs:
         do = "give the keywords of create_scheduler_v2, or the arguments of train.py"
         what = "is a keyword of create_scheduler_v2 among arguments of train.py"

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Imported, Notes, Phases, imported_spec
 from lightning_solver.interop.reading import load
+from lightning_solver.interop.torch.averages import averages_of
 from lightning_solver.interop.torch.group import one_group
 from lightning_solver.interop.torch.groups import rules_of
 from lightning_solver.interop.torch.made import Made
@@ -17,7 +18,7 @@ from lightning_solver.schedules import PerGroup
 
 
 def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read schedulers and an optimiser of torch as a spec.
+    """Read schedulers, an optimiser and averages of the weights of torch as a spec.
 
     Args:
         config: The text of one or more constructor calls (``StepLR(optimizer, 30)``, also with assignments) or of a
@@ -26,10 +27,12 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
             torch itself, not yet stepped; an optimiser itself; a list of these, all stepped together; a mapping with
             ``schedulers`` and, beside it, ``optimizer``, ``step_on``, ``step_call`` (such as
             ``scheduler.step(epoch + i / iters)``) or ``swa_start``; a whole configuration of LightningCLI; the path of
-            a file that holds one of these.
+            a file that holds one of these. An ``AveragedModel`` is read in any of these forms, in a mapping under
+            ``average``; a script also says when it is updated, else it is after every step, or after ``swa_start``.
         facts: ``step_on`` (``step`` or ``epoch``), unless the config says when ``step()`` is called or it is
             ``OneCycleLR`` or ``CyclicLR``; ``total_iters`` or ``epochs`` where the run is longer or shorter than the
-            schedulers are made for; ``functions`` for lambdas that stand in a text; ``optimizer``; ``base_lr``.
+            schedulers are made for; ``functions`` for lambdas that stand in a text; ``optimizer``; ``base_lr``;
+            ``first_update``, the number of steps at the start after which an average is not updated.
         strict: Whether a key that is not mapped is an error.
 
     Raises:
@@ -45,16 +48,19 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
         {'lr': {'class_path': 'MultiStep', 'init_args': {'at': ['30ep', '80ep']}}}
     """
     notes = Notes()
-    known = Facts(facts, notes)
+    skipped = None if facts is None else facts.get("first_update")
+    known = Facts({name: value for name, value in (facts or {}).items() if name != "first_update"}, notes)
     given = Given(known, notes)
     text = text_of(config)
     if text is not None:
         given.read_text(text, "config")
     else:
         given.read(load(config), "config")
-    if not given.entries and not given.optimizers:
+    if not given.entries and not given.optimizers and not given.averages:
         do = "give the text of a constructor call, such as StepLR(optimizer, 30)"
         raise SolverError("config", "has no scheduler or optimiser of torch", got=repr(config)[:120], do=do)
+    swa = None if given.swa_start is None else (given.swa_start, _unit(given))
+    averages = averages_of(given.averages, given.calls, swa, skipped, notes)
     made = _one_optimizer(given.optimizers)
     given.optimizer = made
     groups = _schedules_of_groups(given) if given.entries else []
@@ -64,10 +70,16 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
         same = all(phases == each[0] for phases in each)
         schedules[option] = each[0] if same else PerGroup(each)
     if made is None:
-        return notes.imported(imported_spec(schedules), strict)
+        return notes.imported(imported_spec(schedules, averages=averages), strict)
     own = [option for option, phases in schedules.items() if isinstance(phases, PerGroup)]
     rules = rules_of(made, notes, [{option: group[option] for option in own} for group in groups] if own else ())
-    return notes.imported(imported_spec(schedules, optimizer=made.spec, rules=rules, tied="first"), strict)
+    own_fields = {"optimizer": made.spec, "rules": rules, "tied": "first"}
+    return notes.imported(imported_spec(schedules, averages=averages, **own_fields), strict)
+
+
+def _unit(given: Given) -> str:
+    """What ``swa_start`` counts: the calls of ``step()``, which are taken to come once per epoch."""
+    return "st" if (given.step_on or given.facts.get("step_on")) == "step" else "ep"
 
 
 def _one_optimizer(optimizers: Sequence[Made]) -> Made | None:

@@ -13,12 +13,15 @@ from lightning_solver.durations import exact
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Notes, Settings, refuse_other_peers
 from lightning_solver.interop.reading import Call, Name, read_calls, read_python
+from lightning_solver.interop.torch.averages import CLASS, average_call
+from lightning_solver.interop.torch.averages import Made as MadeAverage
 from lightning_solver.interop.torch.instances import instance, is_instance
 from lightning_solver.interop.torch.made import Made
 from lightning_solver.interop.torch.optimizer import OptimizerReader
 from lightning_solver.interop.torch.optimizer_forms import is_optimizer, is_optimizer_call
 from lightning_solver.interop.torch.script import read_script, text_of
 from lightning_solver.interop.torch.signatures import SIGNATURES
+from lightning_solver.interop.torch.updates import Calls, calls_in
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Given:
         self.lengths: dict[str, Any] = {}
         self.optimizers: list[Made] = []
         self.optimizer: Made | None = None
+        self.averages: list[MadeAverage] = []
+        self.calls = Calls()
         self._instances: dict[int, Call] = {}
 
     def read(self, config: Any, where: str) -> None:
@@ -63,10 +68,12 @@ class Given:
             self.optimizers.append(OptimizerReader(self.notes).instance(config, where))
         elif is_optimizer_call(config):
             self.optimizers.append(OptimizerReader(self.notes).called(config, where))
-        elif isinstance(config, Mapping) and not _is_call(config):
-            self._mapping(config, where)
         elif isinstance(config, str) and "(" in config:
             self.read_text(config, where)
+        elif (average := average_call(config, where)) is not None:
+            self._add_average(average, where)
+        elif isinstance(config, Mapping) and not _is_call(config):
+            self._mapping(config, where)
         elif isinstance(config, (list, tuple)):
             for i, item in enumerate(config):
                 self.read(item, f"{where}[{i}]")
@@ -81,6 +88,10 @@ class Given:
 
     def read_text(self, text: str, where: str) -> None:
         """Take in a script: its optimisers, and what else is in it."""
+        calls = calls_in(text)
+        self.calls.updates.update(calls.updates)
+        self.calls.statistics.update(calls.statistics)
+        used = {*calls.names} - {"swa_start", "step_on", "step_call"}
         script = read_script(text)
         if script is not None:
             read = [OptimizerReader(self.notes).written(call) for call in script.optimizers]
@@ -91,7 +102,8 @@ class Given:
             text = script.rest
         data = read_python(text, where)
         if data or script is None:
-            self._mapping(data, where, text=True, used=script.used if script is not None else ())
+            used |= script.used if script is not None else set()
+            self._mapping(data, where, text=True, used=used)
         self._drop_nested()
 
     def _call(self, config: Any, where: str) -> Call:
@@ -102,6 +114,10 @@ class Given:
     def _add(self, call: Call, where: str, **wrapped: Any) -> None:
         if all(call is not entry.call for entry in self.entries):
             self.entries.append(Entry(call, where, **wrapped))
+
+    def _add_average(self, call: Call, where: str) -> None:
+        if all(call is not made.call for made in self.averages):
+            self.averages.append(MadeAverage(call, where))
 
     def _mapping(self, config: Mapping[str, Any], where: str, text: bool = False, used: Iterable[str] = ()) -> None:
         refuse_other_peers(config, "from_torch", where)
@@ -134,6 +150,9 @@ class Given:
                     self._wrapped(value if "scheduler" in value else {"scheduler": value}, settings.path(key))
                 else:
                     self.read(value, settings.path(key))
+            elif (average := average_call(value, str(key))) is not None:
+                settings.ignore(key)
+                self._add_average(average, settings.path(key))
         self._surroundings(settings)
 
     def _wrapped(self, config: Mapping[str, Any], where: str) -> None:
@@ -159,6 +178,10 @@ class Given:
             self.read(call, where)
         elif call.name in SIGNATURES:
             self._add(call, where)
+        elif call.name == CLASS:
+            self._add_average(call, where)
+        elif call.name in ("update_parameters", *(made.where for made in self.averages)) or _of_an_average(call):
+            pass  # which have been found wherever they stand
         elif call.name != "step" and _takes_optimizer(call):
             self._add(call, where)  # a scheduler that is not known: an error where it is built
         else:
@@ -226,6 +249,12 @@ class Given:
 
 
 _LIKELY = ("optimizer", "step_on", "step_call", "swa_start", *_HOLDERS)
+
+
+def _of_an_average(call: Call) -> bool:
+    """Whether a call is one of ``update_bn`` with an average."""
+    models = (call.kwargs.get("model"), *call.args[1:2])
+    return call.name == "update_bn" and any(isinstance(model, Call) and model.name == CLASS for model in models)
 
 
 def _is_call(config: Any) -> bool:

@@ -1,0 +1,475 @@
+"""The averages of a module, and which set of weights is where: in the module, in its ``state_dict``, in a checkpoint.
+
+There are the live weights, which are trained, and those of the averages. One average at most is evaluated for each
+tensor; its values take the place of the live weights while the module is evaluated, and they are what
+``module.state_dict()`` gives at any time once the average has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_solver.averaging.average import Average, Count, find_evaluated
+from lightning_solver.averaging.averaged import Averaged
+from lightning_solver.averaging.post_hoc import save_snapshot, snapshot_path
+from lightning_solver.averaging.tensors import Scope, averaged_tensors
+from lightning_solver.durations import RunLength
+from lightning_solver.errors import SolverError
+from lightning_solver.logs import report
+from lightning_solver.plain import thaw
+from lightning_solver.rules.inventory import own_name
+from lightning_solver.sharding import is_first_process, is_sharded, like, local, part_of, reshard, whole
+
+KEY = "lightning_solver_averages"
+"""Where a checkpoint holds what its ``state_dict`` does not: the live weights, other averages, and counts."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An average that a module is to have.
+
+    Args:
+        average: What is averaged, and how.
+        part: The optimiser whose steps count; ``""`` for all.
+        where: Its path, for error messages.
+    """
+
+    average: Average
+    part: str = ""
+    where: str = "average"
+
+
+class WeightSets:
+    """The averages of a module.
+
+    Args:
+        module: The module, as it is trained.
+        entries: The averages by name.
+        runs: The length of the run, by the name of the part.
+        scopes: Which tensors belong to a part, by its name; all where it is missing.
+
+    Attributes:
+        averaged: The averages by name.
+        evaluated: The names of those that are evaluated, of different tensors.
+        serving: Whether ``module.state_dict()`` gives the averages.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        entries: Mapping[str, Entry],
+        runs: Callable[[str], RunLength],
+        scopes: Mapping[str, Scope] | None = None,
+    ) -> None:
+        self.module, self.entries = module, dict(entries)
+        self._scopes = scopes or {}
+        self.averaged: dict[str, Averaged] = {}
+        for name, entry in entries.items():
+            tensors = averaged_tensors(module, entry.average, entry.where, self._scopes.get(entry.part))
+            self.averaged[name] = Averaged(entry.average, tensors, runs(entry.part), entry.where)
+        self.evaluated = evaluated_names(entries)
+        self.serving = False
+        self._trainable = sum(parameter.requires_grad for parameter in module.parameters())
+        self._kept: dict[str, Tensor] | None = None
+        self._left: dict[int, int] = {}
+        self._keep_vars = False
+        hooked: Any = module
+        self._handles: list[Any] = [
+            hooked.register_state_dict_pre_hook(_Before(self)),
+            hooked.register_state_dict_post_hook(_After(self)),
+        ]
+
+    # ------------------------------------------------------------------ which set the module holds
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are averages to be evaluated."""
+        return any(self.averaged[name].begun for name in self.evaluated)
+
+    @property
+    def protected(self) -> bool:
+        """Whether what the module holds is not to stay: :meth:`protect` has kept what was there."""
+        return self._kept is not None
+
+    @property
+    def shown(self) -> bool:
+        """Whether the averages are in the module."""
+        return any(self.averaged[name].swapped for name in self.evaluated)
+
+    def show_average(self) -> None:
+        """Put the averages that are evaluated into the module; those that have not begun are left."""
+        self._show(True)
+
+    def show_live(self) -> None:
+        """Put the live weights into the module."""
+        self._show(False)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """The live weights are in the module for a while, whatever happens in it."""
+        shown = self.shown
+        self.show_live()
+        try:
+            yield
+        finally:
+            if shown:
+                self.show_average()
+
+    @contextmanager
+    def shown_alone(self, name: str) -> Iterator[None]:
+        """One of the averages is in the module for a while, whatever happens in it.
+
+        Args:
+            name: Its name.
+        """
+        shown = self.shown
+        self.show_live()
+        averaged = self.averaged[name]
+        averaged.swap()
+        reshard(self.module)
+        try:
+            yield
+        finally:
+            averaged.swap()
+            reshard(self.module)
+            if shown:
+                self.show_average()
+
+    def _show(self, average: bool) -> None:
+        changed = False
+        for name in self.evaluated:
+            averaged = self.averaged[name]
+            if averaged.swapped != average and (averaged.begun or averaged.swapped):
+                averaged.swap()
+                changed = True
+        if changed:
+            reshard(self.module)
+
+    # ------------------------------------------------------------------ training
+
+    def update(self, part: str, steps: int) -> None:
+        """Take in the weights after real optimiser steps.
+
+        Args:
+            part: Whose steps they are.
+            steps: How many.
+        """
+        for name, entry in self.entries.items():
+            if entry.part == part:
+                self.averaged[name].update(steps)
+
+    def take_snapshots(self, part: str, folder: Callable[[], Path]) -> None:
+        """Write averages to files of their own, if it is time; a collective call where tensors are sharded.
+
+        Args:
+            part: Whose steps were made.
+            folder: Gives the folder for the files; asked where it is time only, as processes may have to agree on it.
+        """
+        due = [name for name, entry in self.entries.items() if entry.part == part]
+        for name in due:
+            averaged = self.averaged[name]
+            if averaged.snapshot_due():
+                found = dict(zip(map(id, averaged.tensors), averaged.values))
+                state: dict[str, Any] = {}
+                for key, value in self.module.state_dict(keep_vars=True).items():
+                    if not isinstance(value, Tensor):
+                        state[key] = value
+                        continue
+                    part_of_all = whole(found.get(id(value), local(value.detach())), value)
+                    if part_of_all is not None:
+                        state[key] = part_of_all.to(value.dtype)
+                path = snapshot_path(folder(), name, averaged.count.steps)
+                if is_first_process():
+                    save_snapshot(path, state, name, averaged.average, averaged.count, averaged=averaged.names)
+
+    def settle(self) -> None:
+        """See :meth:`Averaged.settle`."""
+        for averaged in self.averaged.values():
+            averaged.settle()
+
+    def take_in_unfrozen(self) -> None:
+        """Average what has been unfrozen too; until now its average was what it is."""
+        trainable = sum(parameter.requires_grad for parameter in self.module.parameters())
+        if trainable == self._trainable:
+            return
+        self._trainable = trainable
+        for name, entry in self.entries.items():
+            averaged = self.averaged[name]
+            tensors = averaged_tensors(self.module, entry.average, entry.where, self._scopes.get(entry.part))
+            known = {id(tensor) for tensor in averaged.tensors}
+            averaged.add({name: tensor for name, tensor in tensors.items() if id(tensor) not in known})
+
+    def same_module(self, module: nn.Module) -> bool:
+        """Whether these are the averages of a module, and of the tensors that it still has.
+
+        Args:
+            module: The module.
+        """
+        if module is not self.module:
+            return False
+        present = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        return all(id(tensor) in present for averaged in self.averaged.values() for tensor in averaged.tensors)
+
+    # ------------------------------------------------------------------ between runs
+
+    def leave(self) -> None:
+        """Note what the module holds, to see later whether somebody has written to it."""
+        self._left = {id(tensor): _version(tensor) for tensor in self._tensors()}
+
+    def was_written(self) -> bool:
+        """Whether somebody has written to the module since :meth:`leave`."""
+        return any(self._left.get(id(tensor), -1) != _version(tensor) for tensor in self._tensors())
+
+    def protect(self) -> None:
+        """Keep a copy of all that the module holds, for weights are about to be loaded that are not to stay."""
+        if self._kept is None:
+            named = [*self.module.named_parameters(), *self.module.named_buffers()]
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept = {name: local(tensor.detach()).clone() for name, tensor in named}
+
+    def unprotect(self, *, restore: bool) -> None:
+        """Let go of that copy.
+
+        Args:
+            restore: Whether the module gets it back.
+        """
+        kept, self._kept = self._kept, None
+        if kept is None or not restore:
+            return
+        with torch.inference_mode(False), torch.no_grad():
+            for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+                if name in kept:
+                    local(tensor.detach()).copy_(kept[name])
+        reshard(self.module)
+
+    def restart(self) -> None:
+        """Begin anew from what the module holds, which is the live weights from here on."""
+        self._kept = None
+        for averaged in self.averaged.values():
+            averaged.restart()
+
+    def to_devices(self) -> None:
+        """Bring what is kept to where the module is."""
+        for averaged in self.averaged.values():
+            averaged.to_devices()
+
+    def close(self) -> None:
+        """Take the hooks off the module."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state(self, *, sharded: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a checkpoint needs beside its ``state_dict``; a collective call where tensors are sharded.
+
+        Args:
+            sharded: Whether the checkpoint keeps the parts of sharded tensors as they are.
+
+        Returns:
+            What was counted, as plain data; and tensors, ``live`` by name and ``values`` by average and name.
+        """
+        served = [name for name in self.evaluated if self.averaged[name].begun]
+        averages: dict[str, Any] = {}
+        live: dict[str, Tensor] = {}
+        values: dict[str, dict[str, Tensor]] = {}
+        for name, averaged in self.averaged.items():
+            if name in served:
+                live |= _saved(averaged, averaged.weights, sharded=sharded)
+            exact = name in served and all(v.dtype == t.dtype for v, t in zip(averaged.values, averaged.tensors))
+            if not exact and (averaged.begun or averaged.average.before != "follow"):
+                values[name] = _saved(averaged, averaged.values, sharded=sharded)
+            averages[name] = {"count": asdict(averaged.count), "average": thaw(averaged.average)}
+        names = {"live": [*live], "values": {name: [*tensors] for name, tensors in values.items()}}
+        return {"state_dict": served, "averages": averages, "names": names}, {"live": live, "values": values}
+
+    def targets(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The tensors of a sharded checkpoint, as the places into which they are to be loaded; for :meth:`load`.
+
+        Args:
+            data: What :meth:`state` gave.
+        """
+        tensors = named_tensors(self.module)
+        names = data["names"]
+        live = {name: torch.empty_like(tensors[name].detach()) for name in names["live"] if name in tensors}
+        values: dict[str, dict[str, Tensor]] = {}
+        for average, inner in names["values"].items():
+            if average in self.averaged:
+                own = self.averaged[average]
+                places = dict(zip(own.names, zip(own.values, own.tensors)))
+                values[average] = {n: like(torch.empty_like(places[n][0]), places[n][1]) for n in inner if n in places}
+        return {"live": live, "values": values}
+
+    def load(self, data: Mapping[str, Any], kept: Mapping[str, Any], steps: int) -> None:
+        """Go on from a checkpoint whose ``state_dict`` the module holds now.
+
+        Args:
+            data: What :meth:`state` gave; empty for a checkpoint without averages.
+            kept: The tensors that it gave, or those of :meth:`targets`.
+            steps: Real optimiser steps that the checkpoint was written after, if it does not say so itself.
+
+        Raises:
+            SolverError: An average that does not fit.
+        """
+        self._kept = None
+        saved = data.get("averages", {})
+        steps = max((each["count"]["steps"] for each in saved.values()), default=steps)
+        for name, averaged in self.averaged.items():
+            averaged.restart()
+            if name not in saved:
+                averaged.begin_late(steps)
+                continue
+            if name in kept.get("values", {}):
+                given = kept["values"][name]
+                laid = dict(zip(averaged.names, averaged.tensors))
+                averaged.load_values({n: _part(t, laid[n]) if n in laid else t for n, t in given.items()})
+            averaged.count = Count(**saved[name]["count"])
+        load_live(self.module, kept.get("live", {}))
+        lost = [name for name in saved if name not in self.averaged]
+        if lost:
+            report(f"the checkpoint has averages that are not there any more, and are dropped: {', '.join(lost)}")
+        late = [name for name in self.averaged if name not in saved]
+        if late and steps:
+            report(f"the checkpoint does not have {', '.join(late)}: averages the weights from here on")
+        self._resume_from(saved)
+
+    def _resume_from(self, saved: Mapping[str, Any]) -> None:
+        for name in self.evaluated:
+            averaged = self.averaged[name]
+            if name in saved and averaged.begun and averaged.average.resume_from == "average":
+                load_live(self.module, dict(zip(averaged.names, averaged.values)))
+                report(f"training goes on from the average {name}")
+
+    # ------------------------------------------------------------------ not for users
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A copy of the module has no averages: its hooks do nothing."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _nothing, ()
+
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for name in self.evaluated for tensor in self.averaged[name].tensors]
+
+    def served(self) -> dict[int, Tensor]:
+        """What ``module.state_dict()`` gives in place of a tensor of the module, by its ``id``."""
+        found: dict[int, Tensor] = {}
+        for name in self.evaluated if self.serving else ():
+            averaged = self.averaged[name]
+            if averaged.begun and not averaged.swapped:
+                found |= {
+                    id(tensor): like(value.to(tensor.dtype), tensor)
+                    for tensor, value in zip(averaged.tensors, averaged.values)
+                }
+        return found
+
+    def serve(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+        """Put the averages into a ``state_dict``, and a mark that says so."""
+        found = self.served()
+        if found:
+            named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+            for name, tensor in named:
+                if id(tensor) in found and prefix + name in state_dict:
+                    state_dict[prefix + name] = found[id(tensor)]
+        if self.serving and self.begun and isinstance(metadata, dict):
+            metadata["lightning_solver_average"] = [n for n in self.evaluated if self.averaged[n].begun]
+
+
+def evaluated_names(entries: Mapping[str, Entry]) -> tuple[str, ...]:
+    """The names of the averages that are evaluated: at most one of each part.
+
+    Args:
+        entries: The averages by name.
+
+    Raises:
+        SolverError: It is not clear which one.
+    """
+    parts = dict.fromkeys(entry.part for entry in entries.values())
+    found = [find_evaluated({n: e.average for n, e in entries.items() if e.part == part}) for part in parts]
+    return tuple(name for name in found if name is not None)
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of a module, each once, by their names in the user's module."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {own_name(name): tensor for name, tensor in named}
+
+
+def load_live(module: nn.Module, live: Mapping[str, Tensor]) -> None:
+    """Write live weights into a module.
+
+    Args:
+        module: The module.
+        live: Name -> whole tensor, or part of this process.
+
+    Raises:
+        SolverError: A tensor that the module does not have, or of another shape.
+    """
+    tensors = named_tensors(module)
+    for name, value in live.items():
+        if name not in tensors or value.shape not in (tensors[name].shape, local(tensors[name].detach()).shape):
+            got = f"{tuple(tensors[name].shape)} here" if name in tensors else "no such tensor here"
+            what = "the live weights of the checkpoint do not fit the module"
+            do = "resume the model that was saved"
+            raise SolverError(name, what, got=f"{tuple(value.shape)} there, {got}", do=do)
+    with torch.inference_mode(False), torch.no_grad():
+        for name, value in live.items():
+            local(tensors[name].detach()).copy_(_part(value, tensors[name]))
+    if live:
+        reshard(module)
+
+
+def _part(value: Tensor, tensor: Tensor) -> Tensor:
+    """The part of this process of a value that is whole, sharded or that part already."""
+    if is_sharded(value) or not is_sharded(tensor):
+        return local(value)
+    return part_of(value, tensor) if value.shape == tensor.shape else value
+
+
+def _saved(averaged: Averaged, parts: list[Tensor], *, sharded: bool) -> dict[str, Tensor]:
+    """Tensors by name, as a checkpoint keeps them."""
+    found: dict[str, Tensor] = {}
+    for name, part, tensor in zip(averaged.names, parts, averaged.tensors):
+        kept = like(part, tensor) if sharded else whole(part, tensor)
+        if kept is not None:
+            found[name] = kept
+    return found
+
+
+def _version(tensor: Tensor) -> int:
+    """A count of the writes into a tensor."""
+    return local(tensor.detach())._version
+
+
+def _nothing() -> None:
+    """What a pickled module has in place of its averages."""
+
+
+class _Before:
+    """Notes before a ``state_dict`` is made whether it is to have the variables themselves."""
+
+    def __init__(self, sets: WeightSets | None) -> None:
+        self.sets = sets
+
+    def __call__(self, module: nn.Module, prefix: str, keep_vars: bool) -> None:
+        if self.sets is not None:
+            self.sets._keep_vars = keep_vars
+
+
+class _After:
+    """Puts the averages into a ``state_dict``; torch sets an attribute on it."""
+
+    def __init__(self, sets: WeightSets | None) -> None:
+        self.sets = sets
+
+    def __call__(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> None:
+        if self.sets is not None and not self.sets._keep_vars:
+            self.sets.serve(module, state_dict, prefix, local_metadata)

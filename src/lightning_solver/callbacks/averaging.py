@@ -1,0 +1,408 @@
+"""What every callback that averages weights does; :class:`EMA`, :class:`SWA` and that of the mixin say which averages.
+
+All averages of a run are kept together, by the first of these callbacks: what is in the module, in its ``state_dict``
+and in a checkpoint concerns all of them. The others only name theirs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from torch.optim import Optimizer
+
+from lightning_solver.averaging.average import UpdateBN
+from lightning_solver.averaging.averaged import Averaged
+from lightning_solver.averaging.planned import refuse_modes, scope_of
+from lightning_solver.averaging.tensors import Scope
+from lightning_solver.averaging.weight_sets import KEY, Entry, WeightSets, evaluated_names
+from lightning_solver.callbacks.live_validation import LiveValidation
+from lightning_solver.callbacks.statistics import estimate_on_train_data
+from lightning_solver.durations import RunLength
+from lightning_solver.errors import SolverError
+from lightning_solver.logs import report
+from lightning_solver.real_steps import RealSteps
+from lightning_solver.run_length import trainer_run_length
+from lightning_solver.sharding import is_sharded
+
+
+class Averaging(Callback, ABC):
+    """Base of the callbacks that average weights."""
+
+    def __init__(self) -> None:
+        self._leader: Averaging = self
+        self._entries: dict[str, Entry] = {}
+        self._sets: WeightSets | None = None
+        self._steps: list[tuple[str, RealSteps]] = []
+        self._loaded: dict[str, Any] | None = None
+        self._load_hook: Any = None
+        self._visiting = False
+        self._live = LiveValidation()
+
+    @abstractmethod
+    def entries(self, module: LightningModule) -> dict[str, Entry]:
+        """The averages that this callback asks for, by name.
+
+        Args:
+            module: The module that is about to be trained.
+        """
+
+    @property
+    def averaged(self) -> Mapping[str, Averaged]:
+        """All averages of the present or the last ``fit``, by name."""
+        sets = self._leader._sets
+        return {} if sets is None else sets.averaged
+
+    def release(self) -> None:
+        """Let go of the averages and of the live weights; the module keeps what it holds.
+
+        After ``fit`` both sets of weights stay in memory, so that a further ``fit`` or a checkpoint that is saved by
+        hand goes on from where training was.
+        """
+        sets, self._leader._sets = self._leader._sets, None
+        if sets is not None:
+            sets.close()
+
+    # ------------------------------------------------------------------ the beginning and the end
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the other callbacks that average; make ready for weights that are loaded for an evaluation."""
+        alike = [callback for callback in trainer.callbacks if isinstance(callback, Averaging)]  # type: ignore[attr-defined]
+        self._leader = next((callback for callback in alike if callback._sets is not None), alike[0])
+        if self._leader is not self:
+            return
+        if stage == "fit":
+            self._entries = _merged(alike, pl_module)
+            _refuse(trainer, self._entries)
+            return
+        sets = self._sets
+        self._visiting = sets is not None and sets.module is pl_module
+        if sets is None or not self._visiting:
+            return
+        if trainer.strategy.restore_checkpoint_after_setup:
+            sets.protect()  # which tensors are loaded, and how, is the strategy's own business
+        else:
+            hooked: Any = pl_module
+            self._load_hook = hooked.register_load_state_dict_pre_hook(_Protect(sets))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the averages, now that the model is on its device and sharded."""
+        if self._leader is not self:
+            return
+        after = trainer.strategy.restore_checkpoint_after_setup
+        loaded = not after and trainer.ckpt_path is not None
+        if self._sets is not None and self._goes_on(self._sets, pl_module):
+            self._sets.to_devices()
+            self._go_on(trainer, pl_module, self._sets, loaded=loaded)
+        else:
+            self.release()
+            if self._entries or self._loaded is not None:
+                self._make(trainer, pl_module)
+                if self._sets is not None and trainer.global_step and not loaded and not after:
+                    self._sets.load({}, {}, trainer.global_step)
+        if self._sets is None:
+            return
+        refuse_modes((getattr(one, "optimizer", one) for one in trainer.optimizers), ", ".join(self._entries))
+        self._sets.serving = False
+        if not after:
+            self._restore(trainer)
+        self._watch(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on ``state_dict`` is that of the evaluated average, once it has begun."""
+        if self._leader is not self or self._sets is None:
+            return
+        self._restore(trainer)
+        for _, real in self._steps:
+            real.take()
+        self._sets.serving = True
+        for name, averaged in self._sets.averaged.items():
+            planned = self._run(trainer, pl_module, self._entries[name].part, needed=False).total_steps
+            if planned is not None and averaged.start > planned and not hasattr(pl_module, "solver_parts"):
+                what = f"starts after step {averaged.start}, but the run ends after {planned}"
+                report(f"the average {name} {what}: the trained weights are kept")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The module keeps the average, or the live weights if the average is to be kept apart."""
+        if self._leader is not self or self._sets is None:
+            return
+        self._estimate(trainer, pl_module, at_end=True)
+        self._show_kept(self._sets)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The live weights are in the module, whatever was going on, before a checkpoint is saved on the exception."""
+        if self._leader is not self or self._sets is None:
+            return
+        self._live.abort(pl_module)
+        self._unhook()
+        if not self._sets.protected:
+            self._sets.show_live()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The module has left its device; both sets of weights stay for a further ``fit``."""
+        sets = self._sets
+        if self._leader is not self or sets is None:
+            return
+        self._unhook()
+        sets.to_devices()
+        if stage != "fit" and self._visiting and not self._is_loaded(trainer):
+            sets.unprotect(restore=False)
+            self._show_kept(sets)
+        self._visiting = False
+        sets.leave()
+
+    # ------------------------------------------------------------------ training
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take in what was unfrozen."""
+        if self._leader is self and self._sets is not None:
+            self._sets.take_in_unfrozen()
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Weights that are being copied to the CPU must not change yet."""
+        if self._leader is self and self._sets is not None:
+            self._sets.settle()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take in the weights, if real steps were made in this batch."""
+        if self._sets is None:
+            return
+        made: dict[str, int] = {}
+        for part, real in self._steps:
+            made[part] = max(made.get(part, 0), real.take())
+        for part, steps in made.items():
+            if steps:
+                self._sets.update(part, steps)
+                self._sets.take_snapshots(part, lambda: Path(trainer.log_dir or trainer.default_root_dir) / "averages")
+
+    # ------------------------------------------------------------------ evaluation
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The average is what is validated."""
+        if self._leader is not self or self._sets is None or self._sets.module is not pl_module:
+            return
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._estimate(trainer, pl_module, at_end=False)
+        self._show_evaluated(trainer)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in validation."""
+        if self._leader is self and self._sets is not None and self._sets.module is pl_module:
+            self._show_evaluated(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in validation."""
+        self.on_test_start(trainer, pl_module)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """The same batch with the live weights, where that is asked for."""
+        if self._validates_live(pl_module):
+            assert self._sets is not None
+            with self._sets.live():
+                self._live.batch(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The end of the same epoch with the live weights."""
+        if self._validates_live(pl_module):
+            assert self._sets is not None
+            with self._sets.live():
+                self._live.epoch_end(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training goes on with the live weights."""
+        if self._leader is self and self._sets is not None and trainer.state.fn == "fit":
+            self._sets.show_live()
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Both sets of weights are in a full checkpoint; a collective call where they are sharded."""
+        sets = self._sets
+        if self._leader is not self or sets is None or sets.module is not pl_module or sets.protected:
+            return
+        if not sets.averaged:
+            return
+        sharded = any(
+            isinstance(value, torch.Tensor) and is_sharded(value) for value in checkpoint["state_dict"].values()
+        )
+        data, kept = sets.state(sharded=sharded)
+        if sharded:  # the strategy keeps the state of every optimiser part by part, and nothing else but the state_dict
+            data["place"] = len(checkpoint["optimizer_states"])
+            checkpoint["optimizer_states"].append(kept)
+            checkpoint[KEY] = data
+        else:
+            checkpoint[KEY] = {**data, **kept}
+        # Lightning tells a run that lacks the callback by these.
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Averaging) and callback.entries(pl_module):
+                checkpoint["callbacks"][callback.state_key] = {"averages": [*callback.entries(pl_module)]}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what the checkpoint says until the averages are there."""
+        if self._leader is not self or trainer.state.fn != "fit":
+            return
+        data = checkpoint.get(KEY)
+        if data is None and not self._entries:
+            return
+        self._loaded = {"data": data or {}, "steps": int(checkpoint.get("global_step", 0))}
+        if trainer.strategy.restore_checkpoint_after_setup:
+            if self._sets is None:
+                self._make(trainer, pl_module)
+            self._restore(trainer)
+
+    # ------------------------------------------------------------------ not for users
+
+    def _goes_on(self, sets: WeightSets, module: LightningModule) -> bool:
+        """Whether the averages of the last ``fit`` are those of this one."""
+        return sets.entries == self._entries and sets.same_module(module)
+
+    def _make(self, trainer: Trainer, module: LightningModule) -> None:
+        self.release()
+        scopes = _scopes(module)
+        self._sets = WeightSets(module, self._entries, lambda part: self._run(trainer, module, part), scopes)
+
+    def _go_on(self, trainer: Trainer, module: LightningModule, sets: WeightSets, *, loaded: bool) -> None:
+        """A further ``fit`` of the same module: from the live weights, unless somebody has given it others."""
+        if loaded:
+            sets.restart()
+            return
+        written = sets.was_written()
+        sets.unprotect(restore=not written)
+        if written:
+            report("the module was given other weights since the last fit: training and averages begin with them")
+            sets.restart()
+        sets.show_live()
+        for name, entry in sets.entries.items():
+            sets.averaged[name].lay(self._run(trainer, module, entry.part))
+
+    def _restore(self, trainer: Trainer) -> None:
+        """Go on from the checkpoint that was loaded."""
+        loaded, self._loaded = self._loaded, None
+        if loaded is None or self._sets is None:
+            return
+        data, kept = loaded["data"], loaded["data"]
+        if "place" in data:
+            from torch.distributed import checkpoint as sharded_files
+
+            kept = self._sets.targets(data)
+            sharded_files.load({f"optimizer_{data['place']}": kept}, checkpoint_id=str(trainer.ckpt_path))
+        self._sets.load(data, kept, loaded["steps"])
+
+    def _watch(self, trainer: Trainer, module: LightningModule) -> None:
+        """Watch the steps of the optimisers."""
+        parts: Mapping[str, Any] = getattr(module, "solver_parts", {})
+        names = {entry.part for entry in self._entries.values()}
+        self._steps = [(name, RealSteps(parts[name].optimizer)) for name in names if name in parts]
+        if "" in names:
+            self._steps += [("", RealSteps(optimizer)) for optimizer in trainer.optimizers]
+
+    def _run(self, trainer: Trainer, module: LightningModule, part: str, *, needed: bool = True) -> RunLength:
+        """The length of the run, which is looked for only where an average needs it."""
+        parts: Mapping[str, Any] = getattr(module, "solver_parts", {})
+        if part in parts:
+            run: RunLength = parts[part].plan.run
+            return run
+        if needed and not any(entry.average.needs_run for entry in self._entries.values()):
+            return RunLength()
+        return trainer_run_length(trainer)
+
+    def _show_evaluated(self, trainer: Trainer) -> None:
+        """Put the averages into the module, unless it holds what was loaded for this evaluation."""
+        assert self._sets is not None
+        if not self._is_loaded(trainer):
+            self._sets.show_average()
+
+    def _is_loaded(self, trainer: Trainer) -> bool:
+        """Whether the module holds the weights of a checkpoint that an evaluation has loaded."""
+        return trainer.state.fn != "fit" and trainer.ckpt_path is not None
+
+    def _show_kept(self, sets: WeightSets) -> None:
+        """What the module keeps."""
+        if all(sets.entries[name].average.keep == "average" for name in sets.evaluated):
+            sets.show_average()
+        else:
+            sets.show_live()
+
+    def _validates_live(self, module: LightningModule) -> bool:
+        sets = self._sets
+        if self._leader is not self or sets is None or sets.module is not module or not sets.shown:
+            return False
+        return any(sets.entries[name].average.validate_live for name in sets.evaluated)
+
+    def _estimate(self, trainer: Trainer, module: LightningModule, *, at_end: bool) -> None:
+        """Estimate the statistics of batch norms anew for the averages that ask for it."""
+        assert self._sets is not None
+        for name, averaged in self._sets.averaged.items():
+            asked = averaged.average.update_bn
+            if not asked or not averaged.begun:
+                continue
+            how = asked if isinstance(asked, UpdateBN) else UpdateBN()
+            if at_end or how.at == "validation":
+                with self._sets.shown_alone(name):
+                    estimate_on_train_data(trainer, module, how.batches, title=name)
+
+    def _unhook(self) -> None:
+        hook, self._load_hook = self._load_hook, None
+        if hook is not None:
+            hook.remove()
+
+
+class _Protect:
+    """Keeps what the module holds before a checkpoint is loaded into it for an evaluation."""
+
+    def __init__(self, sets: WeightSets) -> None:
+        self.sets = sets
+
+    def __call__(self, *args: Any) -> None:
+        self.sets.protect()
+
+
+def _merged(callbacks: list[Averaging], module: LightningModule) -> dict[str, Entry]:
+    """The averages of all callbacks by name."""
+    found: dict[str, Entry] = {}
+    for callback in callbacks:
+        for name, entry in callback.entries(module).items():
+            if name in found:
+                what = "two averages have the same name"
+                do = "give one of them another, as in EMA(decay=0.9999, name='slow')"
+                raise SolverError("Trainer.callbacks", what, got=repr(name), do=do)
+            found[name] = entry
+    kinds = {type(callback).__name__: callback for callback in callbacks if callback.entries(module)}
+    if len(kinds) > 1 and "SolverAverages" in kinds:
+        got = f"{', '.join(callbacks_of for callbacks_of in kinds if callbacks_of != 'SolverAverages')} in the Trainer"
+        do = "say all of them in the solver's averages, or all as callbacks"
+        raise SolverError("averages", "are asked for by the solver and by callbacks", got=got, do=do)
+    evaluated_names(found)
+    return found
+
+
+def _scopes(module: LightningModule) -> dict[str, Scope]:
+    """Which tensors belong to the optimisers of a solver."""
+    parts: Mapping[str, Any] = getattr(module, "solver_parts", {})
+    return {name: scope_of(part.parameters, part.plan.spec.only) for name, part in parts.items()}
+
+
+def _refuse(trainer: Any, entries: Mapping[str, Entry]) -> None:
+    """Strategies, callbacks and optimisers that handle weights in ways of their own."""
+    if not entries:
+        return
+    names = ", ".join(entries)
+    strategy = trainer.strategy
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
+        do = "use ModelParallelStrategy (FSDP2) or DDP, or drop the averages"
+        what = f"{names}: averages cannot be had of weights that this strategy holds in a form of its own"
+        raise SolverError("Trainer.strategy", what, got=type(strategy).__name__, do=do)
+    for callback in trainer.callbacks:
+        if isinstance(callback, (WeightAveraging, StochasticWeightAveraging)):
+            what = f"{names}: two callbacks would both change the weights that are evaluated"
+            raise SolverError("Trainer.callbacks", what, got=type(callback).__name__, do="drop one of the two")

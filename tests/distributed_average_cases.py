@@ -1,0 +1,511 @@
+"""Averages of the weights in two processes, under DDP and FSDP2; started as the cases of distributed_cases.py are."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import TensorDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from lightning_solver import OptimizerSpec, SolverMixin, SolverSpec
+from lightning_solver import averaging as plain
+from lightning_solver.callbacks import EMA, SWA, PowerEMA
+from small import trainer
+
+warnings.simplefilter("ignore")
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+torch.set_num_threads(1)
+
+KEY = "lightning_solver_averages"
+DECAY = 0.75
+BATCHES = 7  # with two batches a step, four steps an epoch, the last of one batch
+Weights = dict[str, Tensor]
+
+
+def rank() -> int:
+    return int(os.environ["RANK"])
+
+
+def full(tensor: Any) -> Tensor:
+    value: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return value.detach().clone()
+
+
+def weights(net: nn.Module) -> Weights:
+    named = [*net.named_parameters(), *net.named_buffers()]
+    return {name: full(tensor) for name, tensor in named if tensor.is_floating_point()}
+
+
+def same(one: Weights, other: Weights) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def all_same(one: list[Weights], other: list[Weights]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        same(a, b)
+
+
+def differ(one: Weights, other: Weights) -> None:
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def everywhere(found: Weights) -> None:
+    """Every process has the same."""
+    mine = torch.cat([tensor.flatten() for tensor in found.values()])
+    each = [torch.empty_like(mine) for _ in range(2)]
+    torch.distributed.all_gather(each, mine)
+    assert torch.equal(*each)
+
+
+class Net(LightningModule):
+    """Sizes that two processes cannot share equally, and notes of what is trained and what is evaluated."""
+
+    norm: nn.Module
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 3)
+        self.norm = nn.Identity()
+        self.shift = nn.Parameter(torch.zeros(3))  # FSDP2 keeps those of the root gathered after a forward
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("count", torch.zeros(2))
+        self.trained: list[Weights] = []
+        self.seen: list[Weights] = []
+        self.losses: list[Tensor] = []
+        self.validated: list[Tensor] = []
+        self.steps = 0
+        self.fails_at = -1
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.shift + self.scale * self.second(self.norm(self.first(inputs)).tanh())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            self.count += 1
+        loss = (self(batch[0]) - batch[1]).square().mean()
+        self.losses.append(loss.detach().clone())
+        return loss
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        if self.trainer.global_step > self.steps:
+            self.steps = self.trainer.global_step
+            self.trained.append(weights(self))
+
+    def on_validation_start(self) -> None:
+        self.seen.append(weights(self))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        if len(self.seen) == self.fails_at:
+            raise KeyError("broken data")
+        loss = (self(batch[0]) - batch[1]).square().mean()
+        self.validated.append(loss.detach().clone())
+        self.log("loss", loss, sync_dist=True)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_start(self) -> None:
+        self.on_validation_start()
+
+    def on_train_start(self) -> None:
+        self.steps = self.trainer.global_step
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+class Normed(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+
+
+class Sharded(Net):
+    def configure_model(self) -> None:
+        if not type(self.first).__name__.startswith("FSDP"):
+            assert self.device_mesh is not None
+            mesh = self.device_mesh["data_parallel"]
+            for module in (self.first, self.second, self):
+                fully_shard(module, mesh=mesh)
+
+
+class WithSolver(SolverMixin, Net):
+    def __init__(self, **averages: plain.Average) -> None:
+        super().__init__()
+        self.solver = SolverSpec(OptimizerSpec("SGD", {"lr": 0.05, "momentum": 0.9}), averages=averages)
+
+
+class ShardedWithSolver(WithSolver, Sharded):
+    pass
+
+
+def data(batches: int = BATCHES, seed: int | None = None) -> Any:
+    """Other batches for each process."""
+    numbers = torch.Generator().manual_seed(rank() if seed is None else seed)
+    inputs = torch.randn(4 * batches, 5, generator=numbers)
+    return StatefulDataLoader(TensorDataset(inputs, inputs[:, :3].cos()), batch_size=4)
+
+
+def two_shards(**kwargs: Any) -> ModelParallelStrategy:
+    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, **kwargs)
+
+
+def run(
+    net: Net, strategy: Any, *callbacks: Callback, ckpt: Any = None, fails: str | None = None, **options: Any
+) -> Any:
+    given = {
+        "max_epochs": 3,
+        "accumulate_grad_batches": 2,
+        "val_check_interval": 2,
+        "use_distributed_sampler": False,
+        **options,
+    }
+    keeps = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+    fit = trainer(strategy=strategy, devices=2, callbacks=[*callbacks], enable_checkpointing=keeps, **given)
+    if fails is None:
+        fit.fit(net, data(), data(1, seed=9), ckpt_path=ckpt, weights_only=True)
+    else:
+        with pytest.raises(KeyError, match=fails):
+            fit.fit(net, data(), data(1, seed=9), ckpt_path=ckpt, weights_only=True)
+    return fit
+
+
+def ema_of(trained: list[Weights], decay: float = DECAY) -> list[Weights]:
+    """The average after each step, by torch's own function."""
+    move = get_ema_multi_avg_fn(decay)
+    found = [trained[0]]
+    for step, live in enumerate(trained[1:], 1):
+        moved = {name: tensor.clone() for name, tensor in found[-1].items()}
+        move([*moved.values()], [*live.values()], step)
+        found.append(moved)
+    return found
+
+
+def now(callback: Any, name: str = "ema") -> tuple[Weights, Weights]:
+    """The average and the live weights as they are, whole."""
+    averaged = getattr(callback, "averaged", callback)[name]
+    from lightning_solver.sharding import like
+
+    def named(parts: list[Tensor]) -> Weights:
+        return {n: full(like(part, t)) for n, part, t in zip(averaged.names, parts, averaged.tensors)}
+
+    return named(averaged.values), named(averaged.weights)
+
+
+class Silent(EMA):
+    """Counts what an update has to say to the other processes."""
+
+    said, updates = 0, 0
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        with CommDebugMode() as mode:
+            super().on_train_batch_end(*args, **kwargs)
+        self.said, self.updates = self.said + mode.get_total_counts(), self.updates + 1
+
+
+def hears() -> None:
+    with CommDebugMode() as mode:
+        torch.distributed.all_reduce(torch.ones(2))
+    assert mode.get_total_counts() == 1
+
+
+# ------------------------------------------------------------------ DDP
+
+
+def with_torch(net: Net) -> tuple[list[Weights], list[Weights]]:
+    """The same run by hand: the weights and torch's average after each step."""
+    model = nn.parallel.DistributedDataParallel(net)
+    optimizer = net.configure_optimizers()
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(DECAY), use_buffers=True)
+    trained, averages = [], []
+    for _ in range(3):
+        for i, batch in enumerate(data()):
+            steps = i % 2 == 1 or i == BATCHES - 1
+            model.require_backward_grad_sync = steps
+            with torch.no_grad():
+                net.count += 1
+            ((model(batch[0]) - batch[1]).square().mean() / 2).backward()
+            if steps:
+                optimizer.step()
+                optimizer.zero_grad()
+                average.update_parameters(net)
+                trained.append(weights(net))
+                averages.append(weights(average.module))
+    return trained, averages
+
+
+def ddp_reference(folder: Path) -> None:
+    """The callback and the mixin give what torch's own average gives, without a word to the other process."""
+    hears_after: list[Any] = []
+    for cls in (Net, Normed):
+        callback = Silent(DECAY)
+        net = cls()
+        run(net, DDPStrategy(), callback, val_check_interval=1.0, limit_val_batches=0)
+        trained, averages = with_torch(cls())
+        assert len(trained) == 12
+        all_same(net.trained, trained)
+        average, live = now(callback)
+        same(average, averages[-1])
+        same(live, trained[-1])
+        same(weights(net), average)
+        everywhere({name: tensor for name, tensor in average.items() if "running" not in name})
+        assert callback.updates == 3 * BATCHES
+        assert callback.said == 0
+        hears_after.append(callback)
+    hears()
+
+    net = WithSolver(ema=plain.EMA(decay=DECAY))
+    run(net, DDPStrategy())
+    trained, averages = with_torch(Net())
+    average, live = now(net.solver_averages)
+    same(average, ema_of(net.trained)[-1])
+    same(weights(net), average)
+    everywhere(average)
+    for name, tensor in averages[-1].items():
+        torch.testing.assert_close(average[name], tensor)
+
+
+# ------------------------------------------------------------------ both
+
+
+def plain_twin(net: Net) -> Net:
+    twin = Normed() if isinstance(net, Normed) else Net()
+    return twin.eval()
+
+
+def evaluates(net: Net, start: Weights) -> None:
+    """Each validation has seen the average of its moment; the sanity check the weights at the start."""
+    averages = ema_of(net.trained)
+    steps = [step for epoch in range(len(averages) // 4) for step in (4 * epoch + 1, 4 * epoch + 2, 4 * epoch + 3)]
+    expected = [start, *(averages[step - 1] for step in steps)]  # validations are after batches 2, 4 and 6
+    all_same(net.seen, expected)
+    differ(expected[-1], net.trained[steps[-1] - 1])
+    twin, (batch,) = plain_twin(net), data(1, seed=9)
+    assert len(net.validated) == len(expected)
+    for loss, values in zip(net.validated, expected):
+        with torch.no_grad():
+            output = torch.func.functional_call(twin, values, (batch[0],))
+        torch.testing.assert_close(loss, (output - batch[1]).square().mean())
+
+
+def loaded(path: Path, key: str, like: Weights) -> Weights:
+    """Tensors of a checkpoint, whole; on the first process where it is one file."""
+    if path.is_dir():
+        content: Any = {name: torch.empty_like(tensor) for name, tensor in like.items()}
+        wanted = content
+        for part in reversed(key.split("/")):
+            wanted = {part: wanted}
+        torch.distributed.checkpoint.load(wanted, checkpoint_id=str(path))
+    else:
+        content = torch.load(path, weights_only=True)
+        for part in key.split("/"):
+            content = content[part]
+    return {name: content[name] for name in like}
+
+
+def marked(path: Path) -> Any:
+    """What a checkpoint says of its averages."""
+    return torch.load(path / "meta.pt" if path.is_dir() else path, weights_only=True).get(KEY)
+
+
+def keep(folder: Path, **kwargs: Any) -> ModelCheckpoint:
+    kwargs = {"every_n_train_steps": 3, "save_top_k": -1, "filename": "{step}", **kwargs}
+    return ModelCheckpoint(folder, save_on_train_epoch_end=False, **kwargs)
+
+
+def resumes(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
+    """Validated, saved and resumed as it should be, and the training is that without an average."""
+    start = weights(cls()) if cls is not Sharded else None
+    bare, ema = cls(), EMA(DECAY)
+    run(bare, strategy(), max_epochs=4)
+    straight = cls()
+    saving = [keep(folder / "all"), keep(folder / "alone", save_weights_only=True)]
+    run(straight, strategy(), ema, *saving, max_epochs=4)
+    all_same(straight.trained, bare.trained)
+    assert torch.equal(torch.stack(straight.losses), torch.stack(bare.losses))
+    evaluates(straight, start or straight.seen[0])
+    averages = ema_of(straight.trained)
+    average, live = now(ema)
+    same(average, averages[-1])
+    same(live, straight.trained[-1])
+    same(weights(straight), average)
+    count = {"steps": 3, "began": 1, "updates": 3, "latest": 3}
+    for step in (3, 6, 9, 12, 15):
+        path = folder / "all" / f"step={step}.ckpt"
+        same(loaded(path, "state_dict", average), averages[step - 1])
+        where = "optimizer_1/live" if path.is_dir() else f"{KEY}/live"
+        same(loaded(path, where, average), straight.trained[step - 1])
+        same(loaded(folder / "alone" / f"step={step}.ckpt", "state_dict", average), averages[step - 1])
+        assert marked(folder / "alone" / f"step={step}.ckpt") is None
+        if step == 3:
+            assert marked(path)["averages"]["ema"]["count"] == count
+    for step in (3, 9, 12):
+        resumed, again = cls(), EMA(DECAY)
+        run(resumed, strategy(), again, ckpt=folder / "all" / f"step={step}.ckpt", max_epochs=4)
+        goes_on(straight, resumed, step)
+        same(now(again)[0], average)
+        same(now(again)[1], live)
+        same(weights(resumed), average)
+
+
+def goes_on(straight: Net, resumed: Net, step: int) -> None:
+    """A resumed run has trained and evaluated what the straight one has."""
+    all_same(straight.trained[step:], resumed.trained)
+    later = len(resumed.seen)
+    if later:
+        all_same(straight.seen[-later:], resumed.seen)
+
+
+def at_the_end(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
+    """A checkpoint that is saved by hand after fit has both sets, and goes on as if fit had not ended."""
+    straight, longer = cls(), EMA(DECAY)
+    run(straight, strategy(), longer, max_epochs=4)
+    net, ema = cls(), EMA(DECAY)
+    fit = run(net, strategy(), ema)
+    fit.save_checkpoint(folder / "end.ckpt")
+    fit.save_checkpoint(folder / "alone.ckpt", weights_only=True)
+    average, live = now(ema)
+    same(average, ema_of(net.trained)[-1])
+    same(live, net.trained[-1])
+    for name in ("end.ckpt", "alone.ckpt"):
+        same(loaded(folder / name, "state_dict", average), average)
+    resumed, again = cls(), EMA(DECAY)
+    run(resumed, strategy(), again, ckpt=folder / "end.ckpt", max_epochs=4)
+    goes_on(straight, resumed, 12)
+    for one, other in zip(now(again), now(longer)):
+        same(one, other)
+
+    # A second fit of the same module goes on from the live weights too, also after a test of the best ones.
+    same(weights(net), average)
+    fit.test(net, data(1, seed=9), verbose=False)
+    same(net.seen[-1], average)
+    fit.test(net, data(1, seed=9), ckpt_path=folder / "end.ckpt", verbose=False, weights_only=True)
+    same(net.seen[-1], average)
+    same(now(ema)[1], live)
+    fit.fit_loop.max_epochs = 4
+    before = len(net.seen)
+    fit.fit(net, data(), data(1, seed=9))
+    all_same(net.trained, straight.trained)
+    assert len(net.seen) > before
+    for one, other in zip(now(ema), now(longer)):
+        same(one, other)
+
+
+def changes(cls: type[Net], solved: type[WithSolver], strategy: Callable[[], Any], folder: Path) -> None:
+    """From checkpoints without averages, with others, and into a run without."""
+    straight, fast, slow = cls(), EMA(DECAY), EMA(0.9, name="slow", evaluated=False, every=2, start=2)
+    run(straight, strategy(), fast, slow, keep(folder / "two"))
+    averages, live = ema_of(straight.trained), straight.trained[-1]
+    same(now(fast)[0], averages[-1])
+    second = now(slow, "slow")[0]
+    differ(second, averages[-1])
+    same(weights(straight), averages[-1])
+
+    two = cls()
+    ones = EMA(DECAY), EMA(0.9, name="slow", evaluated=False, every=2, start=2)
+    run(two, strategy(), *ones, ckpt=folder / "two" / "step=3.ckpt")
+    goes_on(straight, two, 3)
+    same(now(ones[0])[0], averages[-1])
+    same(now(ones[1], "slow")[0], second)
+
+    one = cls()
+    alone = EMA(DECAY)
+    run(one, strategy(), alone, ckpt=folder / "two" / "step=6.ckpt")
+    goes_on(straight, one, 6)
+    same(now(alone)[0], averages[-1])
+
+    # The solver without averages: the live weights come back.
+    none = solved()
+    run(none, strategy(), ckpt=folder / "two" / "step=6.ckpt")
+    close([*live.values()], [*weights(none).values()])
+    # Neither callback nor solver: Lightning knows the state_dict only, and goes on from the average.
+    foreign = cls()
+    run(foreign, strategy(), keep(folder / "bare"), ckpt=folder / "two" / "step=6.ckpt")
+    differ(foreign.trained[0], straight.trained[6])
+
+    bare, late = cls(), EMA(DECAY)
+    run(bare, strategy(), keep(folder / "none"))
+    all_same(bare.trained, straight.trained)
+    run(after := cls(), strategy(), late, ckpt=folder / "none" / "step=6.ckpt")
+    goes_on_live(bare, after, 6)
+    same(now(late)[0], ema_of(bare.trained[5:])[-1])
+    assert late.averaged["ema"].count.began == 6
+
+
+def goes_on_live(straight: Net, resumed: Net, step: int) -> None:
+    all_same(straight.trained[step:], resumed.trained)
+
+
+def close(one: list[Tensor], other: list[Tensor]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other):
+        torch.testing.assert_close(a, b)
+
+
+def ddp_resume(folder: Path) -> None:
+    resumes(Net, DDPStrategy, folder)
+
+
+def ddp_end(folder: Path) -> None:
+    at_the_end(Net, DDPStrategy, folder)
+
+
+def ddp_changes(folder: Path) -> None:
+    changes(Net, WithSolver, DDPStrategy, folder)
+
+
+def whole_files() -> ModelParallelStrategy:
+    return two_shards(save_distributed_checkpoint=False)
+
+
+def fsdp2_full_resume(folder: Path) -> None:
+    resumes(Sharded, whole_files, folder)
+
+
+def fsdp2_full_end(folder: Path) -> None:
+    at_the_end(Sharded, whole_files, folder)
+
+
+def fsdp2_full_changes(folder: Path) -> None:
+    changes(Sharded, ShardedWithSolver, whole_files, folder)
+
+
+def fsdp2_sharded_resume(folder: Path) -> None:
+    resumes(Sharded, two_shards, folder)
+
+
+def fsdp2_sharded_end(folder: Path) -> None:
+    at_the_end(Sharded, two_shards, folder)
+
+
+def fsdp2_sharded_changes(folder: Path) -> None:
+    changes(Sharded, ShardedWithSolver, two_shards, folder)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter
