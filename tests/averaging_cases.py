@@ -36,8 +36,11 @@ class Net(LightningModule):
         self.trail: list[Tensor] = []
         self.saw: list[tuple[str, Tensor]] = []
 
+    def forward(self, inputs: Tensor) -> Any:
+        return self.layers(inputs)
+
     def loss(self, batch: Sequence[Tensor]) -> Tensor:
-        found: Tensor = (self.layers(batch[0]) - batch[1]).square().mean()
+        found: Tensor = (self(batch[0]) - batch[1]).square().mean()
         return found
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:

@@ -340,7 +340,7 @@ def resumes(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
     bare, ema = cls(), EMA(DECAY)
     run(bare, strategy(), max_epochs=4)
     straight = cls()
-    saving = [keep(folder / "all"), keep(folder / "alone", save_weights_only=True)]
+    saving = [keep(folder / "all"), keep(folder / "alone", save_weights_only=True, mode="max")]
     run(straight, strategy(), ema, *saving, max_epochs=4)
     all_same(straight.trained, bare.trained)
     assert torch.equal(torch.stack(straight.losses), torch.stack(bare.losses))
@@ -360,7 +360,7 @@ def resumes(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
         assert marked(folder / "alone" / f"step={step}.ckpt") is None
         if step == 3:
             assert marked(path)["averages"]["ema"]["count"] == count
-    for step in (3, 9, 12):
+    for step in (3, 9):
         resumed, again = cls(), EMA(DECAY)
         run(resumed, strategy(), again, ckpt=folder / "all" / f"step={step}.ckpt", max_epochs=4)
         goes_on(straight, resumed, step)
@@ -372,9 +372,8 @@ def resumes(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
 def goes_on(straight: Net, resumed: Net, step: int) -> None:
     """A resumed run has trained and evaluated what the straight one has."""
     all_same(straight.trained[step:], resumed.trained)
-    later = len(resumed.seen)
-    if later:
-        all_same(straight.seen[-later:], resumed.seen)
+    assert resumed.seen
+    all_same(straight.seen[-len(resumed.seen) :], resumed.seen)
 
 
 def at_the_end(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
@@ -392,7 +391,8 @@ def at_the_end(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> Non
         same(loaded(folder / name, "state_dict", average), average)
     resumed, again = cls(), EMA(DECAY)
     run(resumed, strategy(), again, ckpt=folder / "end.ckpt", max_epochs=4)
-    goes_on(straight, resumed, 12)
+    all_same(resumed.trained, straight.trained[12:])
+    all_same(resumed.seen, [average, *straight.seen[-3:]])  # there is a sanity check
     for one, other in zip(now(again), now(longer)):
         same(one, other)
 
@@ -406,17 +406,22 @@ def at_the_end(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> Non
     fit.fit_loop.max_epochs = 4
     before = len(net.seen)
     fit.fit(net, data(), data(1, seed=9))
-    all_same(net.trained, straight.trained)
     assert len(net.seen) > before
-    for one, other in zip(now(ema), now(longer)):
-        same(one, other)
+    bare = cls()
+    fit = run(bare, strategy())
+    fit.fit_loop.max_epochs = 4
+    fit.fit(bare, data(), data(1, seed=9))
+    assert len(net.trained) == 16
+    all_same(net.trained, bare.trained)
+    same(now(ema)[0], ema_of(net.trained)[-1])
+    same(now(ema)[1], net.trained[-1])
 
 
 def changes(cls: type[Net], solved: type[WithSolver], strategy: Callable[[], Any], folder: Path) -> None:
     """From checkpoints without averages, with others, and into a run without."""
     straight, fast, slow = cls(), EMA(DECAY), EMA(0.9, name="slow", evaluated=False, every=2, start=2)
     run(straight, strategy(), fast, slow, keep(folder / "two"))
-    averages, live = ema_of(straight.trained), straight.trained[-1]
+    averages = ema_of(straight.trained)
     same(now(fast)[0], averages[-1])
     second = now(slow, "slow")[0]
     differ(second, averages[-1])
@@ -436,9 +441,11 @@ def changes(cls: type[Net], solved: type[WithSolver], strategy: Callable[[], Any
     same(now(alone)[0], averages[-1])
 
     # The solver without averages: the live weights come back.
-    none = solved()
-    run(none, strategy(), ckpt=folder / "two" / "step=6.ckpt")
-    close([*live.values()], [*weights(none).values()])
+    with_one, none = solved(ema=plain.EMA(decay=DECAY)), solved()
+    run(with_one, strategy(), keep(folder / "solver"))
+    run(none, strategy(), ckpt=folder / "solver" / "step=6.ckpt")
+    all_same(with_one.trained[6:], none.trained)
+    same(weights(none), with_one.trained[-1])
     # Neither callback nor solver: Lightning knows the state_dict only, and goes on from the average.
     foreign = cls()
     run(foreign, strategy(), keep(folder / "bare"), ckpt=folder / "two" / "step=6.ckpt")
@@ -455,12 +462,6 @@ def changes(cls: type[Net], solved: type[WithSolver], strategy: Callable[[], Any
 
 def goes_on_live(straight: Net, resumed: Net, step: int) -> None:
     all_same(straight.trained[step:], resumed.trained)
-
-
-def close(one: list[Tensor], other: list[Tensor]) -> None:
-    assert len(one) == len(other)
-    for a, b in zip(one, other):
-        torch.testing.assert_close(a, b)
 
 
 def ddp_resume(folder: Path) -> None:
@@ -501,6 +502,199 @@ def fsdp2_sharded_end(folder: Path) -> None:
 
 def fsdp2_sharded_changes(folder: Path) -> None:
     changes(Sharded, ShardedWithSolver, two_shards, folder)
+
+
+# ------------------------------------------------------------------ where the weights are
+
+
+def fsdp2_shards(folder: Path) -> None:
+    """Each process averages its own part, in memory of that size, without a word to the other."""
+    net, ema = Sharded(), Silent(DECAY)
+    run(net, two_shards(), ema)
+    assert ema.updates == 3 * BATCHES
+    assert ema.said == 0
+    hears()
+    averaged = ema.averaged["ema"]
+    mine = dict(zip(averaged.names, averaged.values))
+    parts = {"first.weight": [15, 10], "first.bias": [3, 2], "second.weight": [10, 5], "second.bias": [2, 1]}
+    sizes = {**parts, "shift": [2, 1], "scale": [1, 0], "count": [2, 2]}
+    assert {name: value.numel() for name, value in mine.items()} == {n: size[rank()] for n, size in sizes.items()}
+    for average, live, tensor in zip(averaged.values, averaged.weights, averaged.tensors):
+        own: Any = tensor
+        assert average.shape == live.shape == (own.to_local() if hasattr(own, "to_local") else own).shape
+    # The averages are in the memory that the optimiser and the all-gather know, and the live weights beside it.
+    held = averaged._values
+    assert sum(value.untyped_storage().nbytes() for value in held) == 4 * sum(size[rank()] for size in sizes.values())
+    same(weights(net), now(ema)[0])
+    same(now(ema)[0], ema_of(net.trained)[-1])
+    with torch.no_grad():
+        outputs = net(torch.ones(2, 5))
+        twin = torch.func.functional_call(plain_twin(net), ema_of(net.trained)[-1], (torch.ones(2, 5),))
+    torch.testing.assert_close(outputs, twin)
+    ema.release()
+    same(weights(net), ema_of(net.trained)[-1])
+
+
+def tested(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
+    """Weights that are loaded for a test are not those of training afterwards, whichever set the module keeps."""
+    for kept in ("average", "live"):
+        net, ema = cls(), EMA(DECAY, keep=kept)  # type: ignore[arg-type]
+        best = keep(folder / kept, every_n_train_steps=None, monitor="loss", save_top_k=1, filename="best", mode="max")
+        fit = run(net, strategy(), ema, best)
+        averages, trained = ema_of(net.trained), net.trained
+        expected = averages[-1] if kept == "average" else trained[-1]
+        same(weights(net), expected)
+        step = [4 * e + i for e in range(3) for i in (1, 2, 3)][int(torch.stack(net.validated[1:]).argmax())]
+        assert step < 12
+        same(loaded(Path(best.best_model_path), "state_dict", expected), averages[step - 1])
+        fit.test(net, data(1, seed=9), ckpt_path="best", verbose=False, weights_only=True)
+        same(net.seen[-1], averages[step - 1])
+        same(weights(net), averages[step - 1])
+        same(now(ema)[0], averages[-1])
+        same(now(ema)[1], trained[-1])
+        fit.test(net, data(1, seed=9), verbose=False)
+        same(net.seen[-1], averages[-1])
+        same(weights(net), expected)
+        # the checkpoint is tested in the same way by somebody who does not average
+        fresh = cls()
+        tester = trainer(strategy=strategy(), devices=2, use_distributed_sampler=False)
+        tester.test(fresh, data(1, seed=9), ckpt_path=best.best_model_path, verbose=False, weights_only=True)
+        same(fresh.seen[-1], averages[step - 1])
+
+
+def breaks(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
+    """An error in validation leaves the live weights in the module, and the averages are not lost."""
+    net, ema = cls(), EMA(DECAY)
+    net.fails_at = 5
+    run(net, strategy(), ema, fails="broken data")
+    assert not ema.averaged["ema"].swapped
+    same(weights(net), net.trained[-1])
+    assert len(net.trained) == 5
+    same(now(ema)[0], ema_of(net.trained)[-1])
+    torch.distributed.barrier()
+    net.fails_at = -1
+    run(net, strategy(), ema, num_sanity_val_steps=0)  # by another Trainer, which counts from 0
+    assert len(net.trained) == 17
+    same(now(ema)[0], ema_of(net.trained)[-1])
+    same(weights(net), ema_of(net.trained)[-1])
+
+
+def goes_on_from_the_average(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
+    straight = cls()
+    run(straight, strategy(), EMA(DECAY), keep(folder / "live"))
+    start: list[Weights] = []
+
+    class First(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            start.append(weights(pl_module))
+
+    run(cls(), strategy(), EMA(DECAY, resume_from="average"), First(), ckpt=folder / "live" / "step=6.ckpt")
+    same(start[0], ema_of(straight.trained)[5])
+
+
+def ddp_tested(folder: Path) -> None:
+    tested(Net, DDPStrategy, folder)
+
+
+def ddp_breaks(folder: Path) -> None:
+    breaks(Net, DDPStrategy, folder)
+    goes_on_from_the_average(Net, DDPStrategy, folder)
+
+
+def fsdp2_full_tested(folder: Path) -> None:
+    tested(Sharded, whole_files, folder)
+
+
+def fsdp2_sharded_tested(folder: Path) -> None:
+    tested(Sharded, two_shards, folder)
+
+
+def fsdp2_breaks(folder: Path) -> None:
+    breaks(Sharded, two_shards, folder)
+    goes_on_from_the_average(Sharded, whole_files, folder / "full")
+    goes_on_from_the_average(Sharded, two_shards, folder / "sharded")
+
+
+# ------------------------------------------------------------------ other averages
+
+
+def mean_of(trained: list[Weights]) -> Weights:
+    return {name: torch.stack([each[name] for each in trained]).mean(0) for name in trained[0]}
+
+
+def stops_early(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
+    """The equal average is in the module and in its checkpoints when training ends early."""
+    net, swa = cls(), SWA(start=2, every=1)
+    early = EarlyStopping("loss", min_delta=100.0, patience=4, check_on_train_epoch_end=False)
+    fit = run(net, strategy(), swa, early, max_epochs=9)
+    assert fit.global_step == 6
+    for name, tensor in mean_of(net.trained[1:6]).items():
+        torch.testing.assert_close(weights(net)[name], tensor)
+    same(weights(net), now(swa, "swa")[0])
+    same(now(swa, "swa")[1], net.trained[-1])
+    fit.save_checkpoint(folder / "end.ckpt", weights_only=True)
+    same(loaded(folder / "end.ckpt", "state_dict", weights(net)), weights(net))
+    net, swa = cls(), SWA(start=2)
+    fit = run(net, strategy(), swa)
+    for name, tensor in mean_of([net.trained[i - 1] for i in (4, 8, 12)]).items():
+        torch.testing.assert_close(weights(net)[name], tensor)
+
+
+def snapshots(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
+    """Snapshots are whole, written once, and of the average of their moment."""
+    from lightning_solver.averaging.post_hoc import read_snapshot, reconstruct
+
+    net = cls()
+    short, long = PowerEMA(0.05, snapshots="1ep"), PowerEMA(0.1, snapshots=4, name="long", evaluated=False)
+    run(net, strategy(), short, long, default_root_dir=folder)
+    torch.distributed.barrier()
+    found = {path.name: path for path in sorted((folder / "averages").iterdir())}
+    assert [*found] == [f"{name}-step={step:08d}.ckpt" for name in ("long", "power_ema") for step in (4, 8, 12)]
+    for name, callback in (("power_ema", short), ("long", long)):
+        snapshot = read_snapshot(found[f"{name}-step=00000012.ckpt"])
+        same({n: snapshot.file.content["state_dict"][n] for n in weights(net)}, now(callback, name)[0])
+        assert set(snapshot.file.content["state_dict"]) == set(net.state_dict())
+        assert snapshot.count.steps == 12
+    assert reconstruct([folder / "averages"], sigma_rel=0.07).fit.residual < 0.1
+
+
+def ddp_others(folder: Path) -> None:
+    stops_early(Net, DDPStrategy, folder)
+    snapshots(Net, DDPStrategy, folder)
+
+
+def fsdp2_others(folder: Path) -> None:
+    stops_early(Sharded, two_shards, folder)
+    snapshots(Sharded, two_shards, folder)
+
+
+class Half(Sharded):
+    """Half the bits, of which the average keeps all."""
+
+    def configure_model(self) -> None:
+        for parameter in self.parameters():
+            if not hasattr(parameter, "to_local"):
+                parameter.data = parameter.data.bfloat16()
+        super().configure_model()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs.bfloat16()).float()
+
+
+def fsdp2_half(folder: Path) -> None:
+    """The float32 average of sharded bfloat16 weights is in both kinds of checkpoints."""
+    for kind, strategy in (("full", whole_files), ("sharded", two_shards)):
+        straight, ema = Half(), EMA(DECAY)
+        run(straight, strategy(), ema, keep(folder / kind))
+        assert {value.dtype for value in ema.averaged["ema"].values} == {torch.float32}
+        wide = [{name: tensor.float() for name, tensor in live.items()} for live in straight.trained]
+        same(now(ema)[0], ema_of(wide)[-1])
+        same(weights(straight), {n: t.to(straight.trained[0][n].dtype) for n, t in ema_of(wide)[-1].items()})
+        resumed, again = Half(), EMA(DECAY)
+        run(resumed, strategy(), again, ckpt=folder / kind / "step=6.ckpt")
+        goes_on(straight, resumed, 6)
+        same(now(again)[0], now(ema)[0])
+        same(now(again)[1], now(ema)[1])
 
 
 if __name__ == "__main__":

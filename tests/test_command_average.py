@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from lightning_solver.averaging.post_hoc import save_snapshot, snapshot_path
 from lightning_solver.command import main
 from small import loader, spec, trainer
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Lightning's CLI, of jsonargparse
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files with one number each, and a function that scores it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the folder
     for name, value, step in (("a", 5.0, 10), ("b", 0.25, 30), ("c", 1.5, 20)):
         torch.save({"state_dict": {"w": torch.tensor([value])}, "global_step": step}, f"{name}.ckpt")
     (tmp_path / "scores_of_mine.py").write_text(
@@ -35,6 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Checkpoints of three short runs, and the configuration that they were made with."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # the command adds the folder
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
     for name, lr in (("a", 0.1), ("b", 0.01), ("c", 0.02)):
         torch.manual_seed(0)
         fit = trainer(max_epochs=1)
@@ -137,7 +142,7 @@ def test_a_greedy_soup_by_the_validation_of_a_module(runs: Path, capsys: pytest.
     arguments = ["average", "a.ckpt", "b.ckpt", "c.ckpt", "-o", "soup.ckpt", "--greedy", "--mode", "min"]
     assert main([*arguments, "--config", "config.yaml", "--metric", "val_loss"]) == 0
     told = [line.split() for line in capsys.readouterr().out.splitlines()]
-    own = {line[1]: float(line[0]) for line in told if len(line) == 2 and line[1].endswith(".ckpt")}
+    own = {line[1]: float(line[0]) for line in told if len(line) == 2 and line[1] != "soup.ckpt"}
     for name in "abc":
         run = trainer()
         run.validate(WithArgument(spec()), ckpt_path=f"{name}.ckpt", verbose=False, weights_only=True)
@@ -158,23 +163,38 @@ def test_state_dicts_by_themselves_are_validated_with_further_arguments(
     arguments = ["average", "a.pt", "b.pt", "-o", "soup.pt", "--greedy", "--mode", "min", "--config", "config.yaml"]
     assert main([*arguments, "--metric", "val_loss"]) == 0
     whole = capsys.readouterr().out
-    assert main([*arguments, "--force", "--metric", "val_loss", "--trainer.limit_val_batches", "1"]) == 0
+    assert main([*arguments, "--force", "--metric", "val_loss", "--trainer.limit_val_batches", "0.5"]) == 0
     assert capsys.readouterr().out.splitlines()[0] != whole.splitlines()[0]
     module = WithArgument(spec())
     module.load_state_dict(torch.load("soup.pt", weights_only=True))
 
 
+WIDER = """
+from cli_module import WithArgument
+from torch import nn
+
+class Wider(WithArgument):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 3)
+"""
+
+
 def test_mistakes_about_the_validation(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "wider.py").write_text(WIDER)
+    config = Path("config.yaml").read_text()
     arguments = ["average", "a.ckpt", "b.ckpt", "-o", "soup.ckpt", "--greedy", "--config", "config.yaml", "--metric"]
     assert main([*arguments, "val_los"]) == 2
     assert (
         "error: --metric: is not logged by validation; got 'val_los'; did you mean val_loss?" in capsys.readouterr().err
     )
-    Path("config.yaml").write_text(Path("config.yaml").read_text().replace("WithArgument", "Plain"))
-    assert main([*arguments, "val_loss"]) == 2
-    error = capsys.readouterr().err
-    assert "error: config.yaml: its module does not take the weights; got Error(s) in loading state_dict" in error
-    assert "; give the configuration that the files were trained with" in error
+    for name, message in (
+        ("wider.Wider", "its module does not take the weights; got Error(s) in loading state_dict for Wider:"),
+        ("cli_module.Plain", "its module cannot be validated; got No `validation_step()` method defined"),
+    ):
+        Path("config.yaml").write_text(config.replace("cli_module.WithArgument", name))
+        assert main([*arguments, "val_loss"]) == 2
+        assert f"error: config.yaml: {message}" in capsys.readouterr().err
     assert not Path("soup.ckpt").exists()
 
 
@@ -191,7 +211,6 @@ def test_an_average_of_another_length_from_snapshots(folder: Path, capsys: pytes
             if step % 5 == 0:
                 count = Count(steps=step, began=1, updates=step, latest=step)
                 path = snapshot_path("snapshots", f"ema{length}", step)
-                path.parent.mkdir(exist_ok=True)
                 save_snapshot(path, {"w": averaged.values[0].clone()}, f"ema{length}", average, count)
     direct = PowerEMA(sigma_rel=0.15).over([weights])
     for step in range(1, 101):
@@ -204,13 +223,27 @@ def test_an_average_of_another_length_from_snapshots(folder: Path, capsys: pytes
     assert len([line for line in out if "snapshots/ema" in line]) == 40
     assert out[-5:] == [
         "sigma_rel 0.15 at step 100",
-        "residual of the fit: 0.0059 (0 is exact)",
+        "residual of the fit: 0.0058 (0 is exact)",
         "rounding errors of the snapshots count 0.87 times",
         "",
         "written: long.ckpt",
     ]
     assert main(["average", "snapshots", "--sigma-rel", "0.05", "--step", "50", "-o", "mid.ckpt"]) == 0
     assert weight("mid.ckpt") == torch.load("snapshots/ema0.05-step=00000050.ckpt")["state_dict"]["w"].item()
+
+
+def test_all_but_the_weights_is_taken_from_another_file(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in (5, 10):
+        state = WithArgument(spec()).state_dict()
+        count = Count(steps=step, began=1, updates=step, latest=step)
+        save_snapshot(snapshot_path("snapshots", "ema", step), state, "ema", PowerEMA(gamma=6.0), count)
+    arguments = ["average", "snapshots", "--sigma-rel", "0.1", "--like"]
+    assert main([*arguments, "a.ckpt", "-o", "out.ckpt"]) == 0
+    module = WithArgument.load_from_checkpoint("out.ckpt", weights_only=True)
+    assert module.solver == spec(lr=0.1)
+    torch.save({"state_dict": {"w": torch.ones(1)}}, "other.ckpt")
+    assert main([*arguments, "other.ckpt", "-o", "x.ckpt"]) == 2
+    assert "error: x.ckpt: has no w, which other.ckpt has" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ mistakes
@@ -223,7 +256,8 @@ def test_an_average_of_another_length_from_snapshots(folder: Path, capsys: pytes
         (["a.ckpt", "b.ckpt", "-o", "c.ckpt"], "error: c.ckpt: is there already; give another path, or --force"),
         (["a.ckpt", "-o", "x.ckpt"], "error: files: an average needs at least two; got a.ckpt; give more"),
         (["a.ckpt", "no.ckpt", "-o", "x.ckpt"], "error: no.ckpt: is not a file"),
-        (["a.ckpt", "b.ckpt", "-o", "no/x.ckpt"], "error: no/x.ckpt: cannot be written: No such file or directory"),
+        (["a.ckpt", "b.ckpt", "-o", "no/x.ckpt"], "error: no/x.ckpt: cannot be written: there is no such folder"),
+        (["a.ckpt", "b.ckpt", "--like", "no.ckpt", "-o", "x"], "error: no.ckpt: is not a file"),
         (["a.ckpt", "b.ckpt", "--weights", "1", "-o", "x"], "error: weights: are not one for each of 2 files; got 1;"),
         (["a.ckpt", "b.ckpt", "--last", "3", "-o", "x"], "error: last: is more than there are; got 3 of 2 files"),
         (

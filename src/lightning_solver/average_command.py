@@ -39,6 +39,7 @@ def add_average(commands: Any) -> tuple[str, Callable[[argparse.Namespace], int]
     parser.add_argument("files", nargs="+", help="checkpoints, files with a state_dict, folders with checkpoints")
     parser.add_argument("-o", "--output", required=True, help="file to write")
     parser.add_argument("--force", action="store_true", help="replace the output if it is there")
+    parser.add_argument("--like", metavar="FILE", help="checkpoint of which all but the weights is taken")
     parser.add_argument("--glob", default="*.ckpt", help="which files of a folder, by default *.ckpt")
     soup = parser.add_argument_group("averages of checkpoints")
     soup.add_argument("--weights", type=float, nargs="+", help="a weight for each file, in any unit; by default equal")
@@ -57,20 +58,22 @@ def add_average(commands: Any) -> tuple[str, Callable[[argparse.Namespace], int]
 
 
 def _average(arguments: argparse.Namespace) -> int:
-    from lightning_solver.averaging.files import refuse_existing
+    from lightning_solver.averaging.files import read_weights, refuse_place
 
     _refuse_mixtures(arguments)
-    refuse_existing(arguments.output, force=arguments.force)
+    refuse_place(arguments.output, force=arguments.force)  # before hours of evaluation
+    if arguments.like is not None:
+        read_weights(arguments.like)
     if arguments.sigma_rel is not None:
         from lightning_solver.averaging.post_hoc import reconstruct
 
         made = reconstruct(arguments.files, sigma_rel=arguments.sigma_rel, step=arguments.step, pattern=arguments.glob)
         print(_tell_reconstruction(made))
-        path = made.save(arguments.output, force=arguments.force)
+        path = made.save(arguments.output, like=arguments.like, force=arguments.force)
     else:
         soup = _soup(arguments)
         print(_tell_soup(soup))
-        path = soup.save(arguments.output, force=arguments.force)
+        path = soup.save(arguments.output, like=arguments.like, force=arguments.force)
     print(f"\nwritten: {path}")
     return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from lightning_solver.averaging.files import WeightFile
@@ -35,7 +36,7 @@ class ValidationScore:
         """The metric of weights.
 
         Raises:
-            SolverError: The module does not take them, or logs no such metric.
+            SolverError: The module does not take them, cannot be validated, or logs no such metric.
         """
         content = self._like.replaced(state_dict, {})
         if "pytorch-lightning_version" not in content:
@@ -49,6 +50,9 @@ class ValidationScore:
                 cli.trainer.validate(
                     cli.model, datamodule=cli.datamodule, ckpt_path=str(path), verbose=False, weights_only=True
                 )
+            except MisconfigurationException as error:
+                what, do = "its module cannot be validated", "name one with validation_step and data for it"
+                raise SolverError(self._config, what, got=str(error), do=do) from error
             except RuntimeError as error:
                 if "loading state_dict" not in str(error):
                     raise

@@ -162,6 +162,19 @@ def test_swa_is_the_mean_of_the_weights_that_it_takes_in(
     assert averaged.count.updates == len(taken)
 
 
+@FEW
+@given(average=averages(), run=RUNS)
+def test_the_first_update_and_their_number_are_known_beforehand(average: Average, run: dict[str, Any]) -> None:
+    total = run["total"]
+    shares = average.lay(RunLength(total_steps=total, steps_per_epoch=run["steps_per_epoch"]))
+    count = Count()
+    shares.begin(count)
+    shares.take(count, total)
+    assert shares.updates(total) == count.updates
+    if count.began is not None:
+        assert shares.first == count.began
+
+
 @pytest.mark.parametrize(
     ("run", "steps"),
     [

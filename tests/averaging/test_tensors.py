@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_solver import SolverError
 from lightning_solver.averaging import EMA, UpdateBN
-from lightning_solver.averaging.tensors import averaged_tensors, is_statistic, saved_buffers
+from lightning_solver.averaging.tensors import averaged_tensors, has_statistics, saved_buffers
 
 
 class Net(nn.Module):
@@ -99,9 +99,8 @@ def test_names_are_those_of_the_users_own_module() -> None:
 def test_statistics_are_those_of_norms_only() -> None:
     module = Net()
     norm = module.backbone[1]
-    assert is_statistic(norm.running_mean, norm)
-    assert is_statistic(norm.running_var, norm)
-    assert not is_statistic(module.scale, module)
+    assert has_statistics(norm)
+    assert not has_statistics(module)
 
 
 # ---------------------------------------------------------------------- globs

@@ -164,6 +164,19 @@ def test_swa_at_every_event(name, longest):
     assert (imported.unmapped == ("algorithms.swa_end",)) == (ended and latest < 48)
 
 
+def test_an_epoch_that_is_cut_short_has_no_end():
+    """Of 40 batches, 36 make epochs: the share of the run is 0.9 at the end of the last one."""
+    config = {"algorithms": "SWA('0.5dur', '1dur')", "max_duration": "40ba"}
+    imported = from_composer(config, facts={"iters_per_epoch": EPOCH}, strict=True)
+    average = imported.spec.averages["swa"]
+    assert (average.start, average.until) == ("2ep", "3ep")
+    values = moved(average, WEIGHTS[:40], total_steps=40, steps_per_epoch=EPOCH)
+    assert values[-1] == pytest.approx((WEIGHTS[23] + WEIGHTS[35]) / 2)
+    assert any("Composer never uses the average" in note for note in imported.notes)
+    earlier = from_composer({**config, "algorithms": "SWA('0.5dur', '0.9dur')"}, facts={"iters_per_epoch": EPOCH})
+    assert earlier.unmapped == ("algorithms.swa_end",)
+
+
 # ------------------------------------------------------------------ what a human would write
 
 

@@ -13,7 +13,6 @@ from lightning_solver.interop import from_detectron2
 
 CASES = json.loads((Path(__file__).parent.parent / "golden" / "averages_detectron2.json").read_text())
 INEXACT = {
-    "d2go/ema_curve/warm-up": ("MODEL_EMA.DECAY_WARM_UP_FACTOR", "9 / (10 + t) at step t there, and 9 / (9 + t) here"),
     "d2go/ema_curve/after-backward": ("MODEL_EMA.AFTER_BACKWARD", "the average is one step behind"),
 }
 SOLVER = {"MAX_ITER": 90, "STEPS": [60]}
@@ -118,9 +117,9 @@ def test_its_settings(name):
     assert averages == ({} if wanted is None else {"ema": wanted})
 
 
-def test_the_nearest_warm_up():
+def test_a_warm_up():
     config = {"MODEL_EMA": {"ENABLED": True, "DECAY_WARM_UP_FACTOR": 10}}
-    assert from_detectron2(config).spec.averages["ema"].warmup == PowerWarmup(9.0, 1.0)
+    assert from_detectron2(config, strict=True).spec.averages["ema"].warmup == PowerWarmup(9.0, 1.0, ahead=1.0)
 
 
 def test_statistics_are_estimated_anew_before_validation():

@@ -1,6 +1,7 @@
 """Averages of MMCV and MMEngine configs: the figures of the real hooks, what the others do, and what is said of it."""
 
 import json
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from lightning_solver import RunLength, SolverError, SolverSpec
-from lightning_solver.averaging import EMA, SWA, PowerWarmup, SlowStart, UpdateBN
+from lightning_solver.averaging import EMA, SWA, ExponentialWarmup, PowerWarmup, SlowStart, UpdateBN
 from lightning_solver.interop import from_mmcv, from_mmengine
 
 CASES = json.loads((Path(__file__).parent.parent / "golden" / "averages_openmmlab.json").read_text())
@@ -83,6 +84,10 @@ ENGINE = {
     "annealed": (
         ema(ema_type="MomentumAnnealingEMA", gamma=10, momentum=0.25),
         EMA(decay=0.75, warmup=PowerWarmup(10.0, 1.0), buffers="copy"),
+    ),
+    "of MMDetection": (
+        ema(ema_type="mmdet.ExpMomentumEMA", momentum=0.25, update_buffers=True),
+        EMA(decay=0.75, warmup=ExponentialWarmup(2000.0)),
     ),
     "equal": (ema(ema_type="StochasticWeightAverage"), {"swa": SWA(start=1, every=1, buffers="copy")}),
     "on the cpu": (ema(device="cpu", momentum=0.5), EMA(decay=0.5, device="cpu", buffers="copy")),
@@ -198,6 +203,7 @@ INEXACT = {
         "interval",
         "neither 2 batches of a step nor interval",
     ),
+    "falling by batch": (ema(ema_type="ExpMomentumEMA"), "gamma", "moves with every batch"),
     "annealing by batch": (ema(ema_type="MomentumAnnealingEMA"), "gamma", "moves with every batch"),
     "buffers": (ema(update_buffers=True), "update_buffers", "buffers that change with every batch"),
     "equal": (ema(ema_type="StochasticWeightAverage"), "", "the weights with which the average begins"),
@@ -259,7 +265,7 @@ def test_hooks_are_a_list(importer):
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("mmdet.ExpMomentumEMA", "falls exponentially"), ("MomentumAnealingEMA", "did you mean MomentumAnnealingEMA")],
+    [("CosineEMA", "is not known"), ("MomentumAnealingEMA", "did you mean MomentumAnnealingEMA")],
 )
 def test_an_average_that_is_not_known(kind, words):
     imported = engine(ema(ema_type=kind, momentum=0.1), strict=False)
@@ -384,7 +390,37 @@ def test_the_hooks_of_mmcv_by_batches(kind, per_step, interval, warm_up):
     assert got[-len(wanted) :] == pytest.approx(wanted, rel=1e-12)
 
 
+@pytest.mark.parametrize("per_step", [1, 2, 4])
+@pytest.mark.parametrize("interval", [1, 2, 4, 8])
+def test_a_share_that_falls_exponentially_by_batches(per_step, interval):
+    def share(t):
+        return 0.875 * math.exp(-(1 + t) / 20) + 0.125
+
+    def old(value, weight, batch):  # MMDetection 2.x: batches before this one
+        return value + share(batch - 1) * (weight - value) if batch % interval == 0 else value
+
+    def new(value, weight, batch):  # MMDetection 3.x: updates before this one
+        if batch == 1:
+            return weight
+        return value + share(batch - 1) * (weight - value) if (batch - 1) % interval == 0 else value
+
+    facts, given = {"batches_per_step": per_step}, {"momentum": 0.125, "interval": interval}
+    hooks = {
+        old: mmcv({"type": "ExpMomentumEMAHook", "total_iter": 20, **given}, facts=facts, strict=False),
+        new: engine(ema(ema_type="ExpMomentumEMA", gamma=20, **given), facts=facts, strict=False),
+    }
+    for hook, imported in hooks.items():
+        exact = interval % per_step == 0
+        keys = {"custom_hooks[0].total_iter", "custom_hooks[0].gamma", "custom_hooks[0].skip_buffers"}
+        assert not set(imported.unmapped) - keys
+        assert exact == (not set(imported.unmapped) - {"custom_hooks[0].skip_buffers"})
+        if exact:
+            wanted = by_batches(hook, WEIGHTS, per_step, 30)
+            assert ours(only(imported.spec), WEIGHTS, 30)[-len(wanted) :] == pytest.approx(wanted, rel=1e-12)
+
+
 BAD_MMCV = {
+    "total_iter": ({"type": "ExpMomentumEMAHook", "total_iter": 0}, "total_iter: must be above 0"),
     "momentum": (ema(momentum=0.0), "momentum: must be above 0 and below 1"),
     "warm-up": (ema(warm_up=0), "warm_up: must be above 0"),
     "priority": (ema(priority="HIHG"), "priority: is not a priority; got 'HIHG'; did you mean HIGH"),
@@ -407,8 +443,27 @@ def test_what_is_left_over_in_mmcv_is_named():
         "custom_hooks[0].skip_buffers",
         "custom_hooks[0].momentun",
     )
-    exponential = mmcv({"type": "ExpMomentumEMAHook", "total_iter": 2000}, strict=False)
-    assert exponential.spec.averages == {}
-    assert "falls exponentially" in exponential.notes[0]
     with pytest.raises(SolverError, match=r"custom_hooks\[1\]: is a second average"):
         mmcv(ema(), linear())
+
+
+# ------------------------------------------------------------------ what is said of the rest
+
+
+def test_where_an_average_lies_and_how_it_is_loaded():
+    notes = engine(ema(device="cuda:0", strict_load=False)).notes
+    assert "custom_hooks[0].device: an average lies beside the weights, or on the cpu" in notes
+    assert "custom_hooks[0].strict_load: an average that is resumed always has to fit here" in notes
+    assert not any("strict_load" in note for note in engine(ema(strict_load=True)).notes)
+
+
+def test_hooks_that_are_calls_name_their_arguments():
+    assert engine_text("EMAHook(momentum=0.1)").spec.averages == engine(ema(momentum=0.1)).spec.averages
+    with pytest.raises(SolverError, match=r"custom_hooks\[0\]: has arguments without a name"):
+        engine_text("EMAHook('ExponentialMovingAverage')")
+    unread = from_mmengine("custom_hooks = [hook if late else None]")
+    assert "custom_hooks[0]: this hook is not part of the schedules" in unread.notes
+
+
+def engine_text(call):
+    return from_mmengine(f"custom_hooks = [{call}]", strict=True)

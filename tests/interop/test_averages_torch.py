@@ -238,6 +238,8 @@ def test_beside_schedulers_it_is_updated_after_swa_start():
 def test_steps_at_the_start_without_updates():
     read = averages("AveragedModel(model)", facts={"first_update": 10})
     assert read == {"swa": SWA(start=11, every=1, before="hold", buffers="copy")}
+    with pytest.raises(SolverError, match=r"^facts\.first_update: must be a whole number"):
+        from_torch("AveragedModel(model)", facts={"first_update": 2.5})
 
 
 def test_several_averages_have_names_of_their_own():

@@ -396,12 +396,13 @@ class Shares:
             total: Its length in steps.
         """
         last = total if self.until is None else min(total, self.until)
+        copied, start = int(self.start == 0 and self._copies_first()), max(self.start, 1)
         if self._grid.always:
-            return max(last - self.start + 1, 0)
-        step, found = max(self.start, 1), int(self.start == 0)
+            return max(last - start + 1, 0) + copied
+        step, found = start, copied
         while (step := self._grid.next(step)) <= last:
             found, step = found + 1, step + 1
-        extra = self._average.takes_last and self.start <= total <= last and not self._grid.due(total)
+        extra = self._average.takes_last and start <= total <= last and total == self._end and not self._grid.due(total)
         return found + int(extra)
 
     def begin(self, count: Count) -> bool:

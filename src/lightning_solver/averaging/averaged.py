@@ -44,6 +44,7 @@ class Averaged:
         self._values: list[Tensor] = []
         self._shares = average.lay(run, where)
         self._stale = False
+        self._offload: Offload | None = None
         self._take_in(tensors)
         self._shares.begin(self.count)
 
@@ -135,16 +136,26 @@ class Averaged:
         Args:
             tensors: The tensors by name.
         """
-        if tensors:
-            if self._exchange.swapped:
-                raise SolverError(self.where, "the averages are in the place of the weights", do="call swap() first")
-            self._take_in(tensors)
+        if not tensors:
+            return
+        if self._exchange.swapped:
+            raise SolverError(self.where, "the averages are in the place of the weights", do="call swap() first")
+        known = [name for name in tensors if name in self._weights]
+        if known:
+            raise SolverError(self.where, "is averaged already", got=", ".join(known), do="add each tensor once")
+        self._take_in(tensors)
 
     # ------------------------------------------------------------------ changing places
 
     def swap(self) -> None:
-        """Put the averages into the place of the weights, or the weights back."""
+        """Put the averages into the place of the weights, or the weights back.
+
+        Raises:
+            SolverError: A tensor has another shape now.
+        """
         self._refresh()
+        if any(value.shape != part.shape for value, part in zip(self._values, self._locals)):
+            self._refuse_shapes()
         self._exchange.swap()
 
     @contextmanager
@@ -178,6 +189,7 @@ class Averaged:
 
     def to_devices(self) -> None:
         """Bring what is kept to where the tensors are now."""
+        self._finish()
         for index, tensor in enumerate(self._weights.values()):
             part = local(tensor.detach())
             if self._offload is None and self._values[index].device != part.device:
@@ -197,8 +209,13 @@ class Averaged:
         Raises:
             SolverError: The state is of other tensors.
         """
-        self.load_values(state["values"])
-        self.count = Count(**state["count"])
+        try:
+            values, count = state["values"], Count(**state["count"])
+        except (KeyError, TypeError) as error:
+            do = "pass what state_dict() gave"
+            raise SolverError(self.where, "is not the state of an average", got=str(error), do=do) from error
+        self.load_values(values)
+        self.count = count
 
     def load_values(self, values: Mapping[str, Tensor]) -> None:
         """Take averages by name.
@@ -227,6 +244,7 @@ class Averaged:
     # ------------------------------------------------------------------ not for users
 
     def _take_in(self, tensors: Mapping[str, Tensor]) -> None:
+        self._finish()
         self._weights.update(tensors)
         with torch.inference_mode(False), torch.no_grad():
             for tensor in tensors.values():
@@ -243,7 +261,10 @@ class Averaged:
 
     def _sort(self) -> None:
         """Sort the tensors by how they are averaged."""
-        pairs = [(value, local(tensor)) for value, tensor in zip(self._values, self._weights.values())]
+        with torch.no_grad():
+            self._locals = [local(tensor) for tensor in self._weights.values()]
+        self._sizes = [value.numel() for value in self._values]
+        pairs = list(zip(self._values, self._locals))
         moving = [pair for pair in pairs if pair[0].is_floating_point() or pair[0].is_complex()]
         self._counts = [pair for pair in pairs if not (pair[0].is_floating_point() or pair[0].is_complex())]
         apart = [pair for pair in moving if pair[0].device != pair[1].device]
@@ -257,21 +278,30 @@ class Averaged:
         if self._stale:
             self._move(1.0)
             self._stale = False
+        self._finish()
+
+    def _finish(self) -> None:
+        """Wait for averages that are being moved."""
         if self._offload is not None:
             self._offload.finish()
 
     def _move(self, share: float) -> None:
         """Move the averages towards the weights."""
+        if list(map(Tensor.numel, self._locals)) != self._sizes:  # cheap; a shape that broadcasts would go unseen
+            self._refuse_shapes()
         try:
             self._move_now(share)
-        except RuntimeError as error:
-            for name, value, tensor in zip(self._weights, self._values, self._weights.values()):
-                if value.shape != local(tensor.detach()).shape:
-                    what = "has another shape than when its average was made"
-                    got = f"{tuple(local(tensor.detach()).shape)} now, {tuple(value.shape)} then"
-                    do = "make the average after the model has its shape"
-                    raise SolverError(f"{self.where}: {name}", what, got=got, do=do) from error
+        except RuntimeError:
+            self._refuse_shapes()
             raise
+
+    def _refuse_shapes(self) -> None:
+        for name, value, part in zip(self._weights, self._values, self._locals):
+            if value.shape != part.shape:
+                what = "has another shape than when its average was made"
+                got = f"{tuple(part.shape)} now, {tuple(value.shape)} then"
+                do = "make the average after the model has its shape"
+                raise SolverError(f"{self.where}: {name}", what, got=got, do=do)
 
     @torch.no_grad()
     def _move_now(self, share: float) -> None:

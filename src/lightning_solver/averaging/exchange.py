@@ -98,7 +98,7 @@ class Exchange:
         return self._aside.get(index, self._averages[index])
 
     def _swap_copied(self, index: int, copied: dict[int, tuple[Tensor | None, bool]]) -> None:
-        """Exchange the numbers, noting at each moment where they are: the weights set aside, the average crossed or not."""
+        """Exchange the numbers, noting at each moment where they are: weights aside, average crossed or not."""
         weight, weights = local(self._weights[index]), local(self._weights[index]).clone()
         copied[index] = (weights, False)
         weight.copy_(self._averages[index])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -291,39 +290,35 @@ def write_file(content: Any, path: PathLike, *, force: bool = False) -> Path:
         SolverError: There is a file already, or it cannot be written.
     """
     path = Path(path)
-    refuse_existing(path, force=force)
+    refuse_place(path, force=force)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        do = "give a path in a folder that is there"
-        raise SolverError(str(path), f"cannot be written: {error.strerror}", do=do) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(number, "wb") as file:
+        with temporary.open("xb") as file:
             torch.save(content, file)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's own mode is for the eyes of one user
         temporary.replace(path)
-    except BaseException as error:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            do = "give a path that can be written"
-            raise SolverError(str(path), f"cannot be written: {error.strerror}", do=do) from error
+        do = "give a path that can be written"
+        raise SolverError(str(path), f"cannot be written: {error.strerror}", do=do) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
         raise
     return path
 
 
-def refuse_existing(path: PathLike, *, force: bool) -> None:
-    """Refuse to write over a file.
+def refuse_place(path: PathLike, *, force: bool) -> None:
+    """Refuse to write over a file, or where nothing can be written.
 
     Args:
         path: Where something is to be written.
-        force: Whether that is fine.
+        force: Whether a file that is there may be replaced.
 
     Raises:
-        SolverError: There is a file, and it is not fine; or a folder.
+        SolverError: There is a file that may not be replaced, or a folder; or no folder for it.
     """
+    if not Path(path).parent.is_dir():
+        do = "give a path in a folder that is there"
+        raise SolverError(str(path), "cannot be written: there is no such folder", do=do)
     if Path(path).is_dir():
         raise SolverError(str(path), "is a folder", do="give the path of a file")
     if Path(path).exists() and not force:

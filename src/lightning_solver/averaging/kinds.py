@@ -33,27 +33,61 @@ class PowerWarmup(DecayWarmup):
 
     A young average so forgets what it began with. timm and ema_pytorch have it with gamma 1 and power 2/3, with which
     it reaches 0.999 after 31,600 steps; MMEngine's momentum annealing is gamma 100 and power 1, with which it is the
-    equal average of all weights but for the first 100.
+    equal average of all weights but for the first 100. TensorFlow's decay of ``(1 + t) / (10 + t)`` is gamma 9, power 1
+    and ahead 1.
 
     Args:
         gamma: Steps, > 0.
         power: > 0.
         minimum: The least decay.
+        ahead: What ``t`` is when the average begins, >= 0.
     """
 
     gamma: float = 1.0
     power: float = 2 / 3
     minimum: float = 0.0
+    ahead: float = 0.0
 
     def check(self) -> None:
         for field in ("gamma", "power"):
             if getattr(self, field) <= 0:
                 raise self._error(field, "must be above 0", got=getattr(self, field), do="correct it")
+        if self.ahead < 0:
+            raise self._error("ahead", "must not be negative", got=self.ahead, do="give a number of steps >= 0")
         if not 0 <= self.minimum <= 1:
             raise self._error("minimum", "must be a decay from 0 to 1", got=self.minimum, do="correct it")
 
     def share(self, share: float, since: int) -> float:
-        return max(share, min(float((1 + since / self.gamma) ** -self.power), 1 - self.minimum))
+        young = float((1 + (since + self.ahead) / self.gamma) ** -self.power)
+        return max(share, min(young, 1 - self.minimum))
+
+
+@dataclass(frozen=True)
+class ExponentialWarmup(DecayWarmup):
+    """The share of the present weights falls from 1 to its value as ``exp(-t / steps)``, as the YOLO models have it.
+
+    ``t`` is ``ahead`` steps more than those since the average began.
+
+    Args:
+        steps: Steps, > 0; 2000 is usual.
+        ahead: What ``t`` is when the average begins, >= 0.
+
+    Example:
+        >>> [round(ExponentialWarmup(10).share(0.1, since), 3) for since in (0, 10, 100)]
+        [0.914, 0.4, 0.1]
+    """
+
+    steps: float
+    ahead: float = 1.0
+
+    def check(self) -> None:
+        if self.steps <= 0:
+            raise self._error("steps", "must be above 0", got=self.steps, do="correct it")
+        if self.ahead < 0:
+            raise self._error("ahead", "must not be negative", got=self.ahead, do="give a number of steps >= 0")
+
+    def share(self, share: float, since: int) -> float:
+        return share + (1 - share) * math.exp(-(since + self.ahead) / self.steps)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_solver.averaging.files import WeightFile, is_extra
+from lightning_solver.averaging.files import PathLike, WeightFile, is_extra, read_weights, write_file
 from lightning_solver.errors import SolverError
 
 _CHUNK = 4_194_304  # numbers that are summed up at a time
@@ -94,6 +95,35 @@ def check_alike(files: Sequence[WeightFile], like: WeightFile) -> None:
                 if here != there:
                     got, do = f"{here}, and {there} in {like.path}", "average files of the same model"
                     raise SolverError(f"{file.path}: {name}", f"has another {what}", got=got, do=do)
+
+
+def save_average(
+    path: PathLike,
+    weights: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    like: WeightFile | PathLike,
+    *,
+    force: bool = False,
+) -> Path:
+    """Write averaged weights into a file like another one.
+
+    Args:
+        path: Where.
+        weights: The weights.
+        origin: What they were made of, as plain data.
+        like: The other file; see :meth:`WeightFile.replaced`.
+        force: Whether a file that is there may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        SolverError: The other file is of another model; there is a file already, or it cannot be written.
+    """
+    if not isinstance(like, WeightFile):
+        like = read_weights(like)
+        check_alike([WeightFile(Path(path), {"state_dict": weights})], like)
+    return write_file(like.replaced(weights, origin), path, force=force)
 
 
 def normalised(weights: Sequence[float] | None, number: int) -> tuple[float, ...]:

@@ -9,9 +9,10 @@ appendix C.3. Two things are decided here:
 
 - The profiles are the paper's continuous ones. In ``PowerEMA`` the weights of a step have the integral of the profile
   over the steps since the update before, so that a fit of the continuous profiles holds for what was really averaged,
-  at least as well; fits of the discrete profiles come out the same to two digits (from 40 steps up to 20,000).
-- The coefficients sum up to 1, to which the paper does not hold them. The part of the weights that does not change
-  during training, most of it mostly, then comes out exactly instead of as well as the fit is.
+  at least as well. Fits of the discrete profiles come out the same, to 2% of the error from 500 steps on.
+- The coefficients sum up to 1, to which the paper does not hold them. What is constant in the weights, which is most of
+  them towards the end of training, comes out exactly then. Of random walks around a constant, averages at the edges of
+  what the snapshots reach have a tenth of the error that they have otherwise.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from lightning_solver.averaging.average import Average, Count
 from lightning_solver.averaging.files import PathLike, WeightFile, as_paths, find_weights, read_weights, write_file
 from lightning_solver.averaging.kinds import PowerEMA, sigma_rel_of
-from lightning_solver.averaging.mixing import mix
+from lightning_solver.averaging.mixing import mix, save_average
 from lightning_solver.errors import SolverError
 from lightning_solver.plain import conform, field_hints, thaw
 from lightning_solver.rules.inventory import own_name
@@ -141,7 +142,7 @@ class Snapshot:
         name: What the average is called.
         average: What is averaged, and how.
         count: How far it had come.
-        averaged: The names of the tensors that are averaged; ``None`` if that was not noted.
+        averaged: The keys of the tensors that are averaged; ``None`` if that was not noted.
     """
 
     file: WeightFile
@@ -176,7 +177,7 @@ def save_snapshot(
     averaged: Collection[str] | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a snapshot; a file that is there is replaced.
+    """Write a snapshot; folders are made, and a file that is there is replaced.
 
     Args:
         path: Where; see :func:`snapshot_path`.
@@ -184,8 +185,8 @@ def save_snapshot(
         name: What the average is called.
         average: What is averaged, and how.
         count: How far it has come.
-        averaged: The names of the tensors that are averaged (``Averaged.names``); the others are not summed up when an
-            average is worked out, but taken from one snapshot. By default all floating-point tensors are summed up.
+        averaged: The keys of ``state_dict`` whose tensors are averaged, both of a tied one; the others are not summed
+            up when an average is worked out, but taken from one snapshot. By default all floating-point tensors are.
         beside: What else is kept, so that a Lightning checkpoint can be made of it: ``pytorch-lightning_version``,
             ``hyper_parameters``, ``epoch``, ``global_step``.
 
@@ -195,6 +196,7 @@ def save_snapshot(
     about: dict[str, Any] = {"name": name, "average": thaw(average), "count": dataclasses.asdict(count)}
     if averaged is not None:
         about["averaged"] = list(averaged)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_file({**(beside or {}), "state_dict": state_dict, SNAPSHOT_KEY: about}, path, force=True)
 
 
@@ -268,17 +270,18 @@ class Reconstruction:
             "shares": list(self.fit.coefficients),
         }
 
-    def save(self, path: PathLike, *, force: bool = False) -> Path:
+    def save(self, path: PathLike, *, like: PathLike | None = None, force: bool = False) -> Path:
         """Write a file like the snapshots, with this average as its weights.
 
         Args:
             path: Where.
+            like: A checkpoint of the same model of which all else is taken.
             force: Whether a file that is there may be replaced.
 
         Raises:
-            SolverError: There is a file already, or it cannot be written.
+            SolverError: There is a file already, or it cannot be written; ``like`` is of another model.
         """
-        return write_file(self.like.file.replaced(self.state_dict, self.origin), path, force=force)
+        return save_average(path, self.state_dict, self.origin, like or self.like.file, force=force)
 
 
 def reconstruct(

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_solver.averaging.files import PathLike, WeightFile, find_weights, write_file
-from lightning_solver.averaging.mixing import check_alike, mix, normalised
+from lightning_solver.averaging.files import PathLike, WeightFile, find_weights
+from lightning_solver.averaging.mixing import check_alike, mix, normalised, save_average
 from lightning_solver.errors import SolverError
 
 Score = Callable[[Mapping[str, Any]], float]
@@ -62,7 +62,7 @@ class Soup:
             "shares": list(self.shares),
         }
 
-    def save(self, path: PathLike, *, force: bool = False) -> Path:
+    def save(self, path: PathLike, *, like: PathLike | None = None, force: bool = False) -> Path:
         """Write a file like the last one of those averaged, with the average as its weights.
 
         Of a Lightning checkpoint everything is kept but the state of its training (optimisers, loops, callbacks), so
@@ -70,12 +70,13 @@ class Soup:
 
         Args:
             path: Where.
+            like: A checkpoint of the same model of which all else is taken.
             force: Whether a file that is there may be replaced.
 
         Raises:
-            SolverError: There is a file already, or it cannot be written.
+            SolverError: There is a file already, or it cannot be written; ``like`` is of another model.
         """
-        return write_file(self.files[-1].replaced(self.state_dict, self.origin), path, force=force)
+        return save_average(path, self.state_dict, self.origin, like or self.files[-1], force=force)
 
 
 def uniform_soup(

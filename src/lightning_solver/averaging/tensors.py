@@ -76,14 +76,14 @@ def saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
             yield own_name(f"{prefix}.{leaf}" if prefix else leaf), buffer, owner
 
 
-def is_statistic(buffer: Tensor, owner: nn.Module) -> bool:
-    """Whether a buffer is a running statistic of a batch norm or the like, its count of batches included."""
+def has_statistics(owner: nn.Module) -> bool:
+    """Whether the buffers of a module are the running statistics of a batch norm or the like, and their count."""
     return isinstance(owner, _NormBase)
 
 
 def _follows(buffer: Tensor, owner: nn.Module, average: Average) -> bool:
     """Whether an average has numbers of its own for a buffer."""
-    if average.update_bn and is_statistic(buffer, owner):
+    if average.update_bn and has_statistics(owner):
         return True
     if average.buffers == "copy" or not (buffer.is_floating_point() or buffer.is_complex()):
         return False

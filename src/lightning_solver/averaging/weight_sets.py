@@ -7,7 +7,7 @@ tensor; its values take the place of the live weights while the module is evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,9 +76,11 @@ class WeightSets:
             self.averaged[name] = Averaged(entry.average, tensors, runs(entry.part), entry.where)
         self.evaluated = evaluated_names(entries)
         self.serving = False
-        self._trainable = sum(parameter.requires_grad for parameter in module.parameters())
+        self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
+        self._later: dict[str, dict[str, Tensor]] = {}  # saved averages of what is still frozen
         self._kept: dict[str, Tensor] | None = None
         self._left: dict[int, int] = {}
+        self._sums: list[int] = []
         self._keep_vars = False
         hooked: Any = module
         self._handles: list[Any] = [
@@ -165,29 +167,32 @@ class WeightSets:
             if entry.part == part:
                 self.averaged[name].update(steps)
 
-    def take_snapshots(self, part: str, folder: Callable[[], Path]) -> None:
+    def take_snapshots(self, part: str, folder: Callable[[], Path], beside: Callable[[], Mapping[str, Any]]) -> None:
         """Write averages to files of their own, if it is time; a collective call where tensors are sharded.
 
         Args:
             part: Whose steps were made.
             folder: Gives the folder for the files; asked where it is time only, as processes may have to agree on it.
+            beside: Gives what the files hold beside the weights.
         """
-        due = [name for name, entry in self.entries.items() if entry.part == part]
-        for name in due:
+        for name in [name for name, entry in self.entries.items() if entry.part == part]:
             averaged = self.averaged[name]
-            if averaged.snapshot_due():
-                found = dict(zip(map(id, averaged.tensors), averaged.values))
-                state: dict[str, Any] = {}
-                for key, value in self.module.state_dict(keep_vars=True).items():
-                    if not isinstance(value, Tensor):
-                        state[key] = value
-                        continue
-                    part_of_all = whole(found.get(id(value), local(value.detach())), value)
-                    if part_of_all is not None:
-                        state[key] = part_of_all.to(value.dtype)
-                path = snapshot_path(folder(), name, averaged.count.steps)
-                if is_first_process():
-                    save_snapshot(path, state, name, averaged.average, averaged.count, averaged=averaged.names)
+            if not averaged.snapshot_due():
+                continue
+            found = dict(zip(map(id, averaged.tensors), averaged.values))
+            state: dict[str, Any] = {}
+            keys: list[str] = []
+            for key, value in self.module.state_dict(keep_vars=True).items():
+                if not isinstance(value, Tensor):
+                    state[key] = value
+                    continue
+                keys += [key] if id(value) in found else []
+                everything = whole(found.get(id(value), local(value.detach())), value)
+                if everything is not None:
+                    state[key] = everything.to(value.dtype)
+            path = snapshot_path(folder(), name, averaged.count.steps)
+            if is_first_process():
+                save_snapshot(path, state, name, averaged.average, averaged.count, averaged=keys, beside=beside())
 
     def settle(self) -> None:
         """See :meth:`Averaged.settle`."""
@@ -196,15 +201,18 @@ class WeightSets:
 
     def take_in_unfrozen(self) -> None:
         """Average what has been unfrozen too; until now its average was what it is."""
-        trainable = sum(parameter.requires_grad for parameter in self.module.parameters())
-        if trainable == self._trainable:
+        if not any(parameter.requires_grad for parameter in self._frozen):
             return
-        self._trainable = trainable
+        self._frozen = [parameter for parameter in self._frozen if not parameter.requires_grad]
         for name, entry in self.entries.items():
             averaged = self.averaged[name]
             tensors = averaged_tensors(self.module, entry.average, entry.where, self._scopes.get(entry.part))
             known = {id(tensor) for tensor in averaged.tensors}
-            averaged.add({name: tensor for name, tensor in tensors.items() if id(tensor) not in known})
+            new = {inner: tensor for inner, tensor in tensors.items() if id(tensor) not in known}
+            averaged.add(new)
+            later = {inner: value for inner, value in self._later.get(name, {}).items() if inner in new}
+            if later:
+                averaged.load_values(dict(zip(averaged.names, averaged.values)) | later)
 
     def same_module(self, module: nn.Module) -> bool:
         """Whether these are the averages of a module, and of the tensors that it still has.
@@ -221,15 +229,23 @@ class WeightSets:
 
     def leave(self) -> None:
         """Note what the module holds, to see later whether somebody has written to it."""
+        reshard(self.module)  # a module that is evaluated last has gathered weights in the place of its own
         self._left = {id(tensor): _version(tensor) for tensor in self._tensors()}
+        self._sums = _sums(self._tensors())
+
+    def come_back(self) -> None:
+        """Training goes on, and writes to the module."""
+        self._left = {}
 
     def was_written(self) -> bool:
-        """Whether somebody has written to the module since :meth:`leave`."""
-        return any(self._left.get(id(tensor), -1) != _version(tensor) for tensor in self._tensors())
+        """Whether somebody has written other numbers into the module since :meth:`leave`; DDP writes the same ones."""
+        touched = any(self._left.get(id(tensor), -1) != _version(tensor) for tensor in self._tensors())
+        return touched and _sums(self._tensors()) != self._sums
 
     def protect(self) -> None:
         """Keep a copy of all that the module holds, for weights are about to be loaded that are not to stay."""
         if self._kept is None:
+            reshard(self.module)
             named = [*self.module.named_parameters(), *self.module.named_buffers()]
             with torch.inference_mode(False), torch.no_grad():
                 self._kept = {name: local(tensor.detach()).clone() for name, tensor in named}
@@ -243,11 +259,11 @@ class WeightSets:
         kept, self._kept = self._kept, None
         if kept is None or not restore:
             return
+        reshard(self.module)
         with torch.inference_mode(False), torch.no_grad():
             for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
                 if name in kept:
                     local(tensor.detach()).copy_(kept[name])
-        reshard(self.module)
 
     def restart(self) -> None:
         """Begin anew from what the module holds, which is the live weights from here on."""
@@ -321,6 +337,7 @@ class WeightSets:
         """
         self._kept = None
         saved = data.get("averages", {})
+        self._later = {name: self._unclaimed(name, data, kept) for name in saved if name in self.averaged}
         steps = max((each["count"]["steps"] for each in saved.values()), default=steps)
         for name, averaged in self.averaged.items():
             averaged.restart()
@@ -340,6 +357,15 @@ class WeightSets:
         if late and steps:
             report(f"the checkpoint does not have {', '.join(late)}: averages the weights from here on")
         self._resume_from(saved)
+
+    def _unclaimed(self, name: str, data: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The saved averages of tensors that are frozen as yet, for :meth:`take_in_unfrozen`."""
+        tensors = named_tensors(self.module)
+        given: Mapping[str, Tensor] = kept.get("values", {}).get(name, {})
+        if not given and name in data["state_dict"]:
+            given = {inner: tensors[inner].detach().clone() for inner in kept["live"] if inner in tensors}
+        known = {*self.averaged[name].names}
+        return {n: _part(value, tensors[n]) for n, value in given.items() if n in tensors and n not in known}
 
     def _resume_from(self, saved: Mapping[str, Any]) -> None:
         for name in self.evaluated:
@@ -362,7 +388,7 @@ class WeightSets:
     def served(self) -> dict[int, Tensor]:
         """What ``module.state_dict()`` gives in place of a tensor of the module, by its ``id``."""
         found: dict[int, Tensor] = {}
-        for name in self.evaluated if self.serving else ():
+        for name in self.evaluated if self._serves() else ():
             averaged = self.averaged[name]
             if averaged.begun and not averaged.swapped:
                 found |= {
@@ -370,6 +396,10 @@ class WeightSets:
                     for tensor, value in zip(averaged.tensors, averaged.values)
                 }
         return found
+
+    def _serves(self) -> bool:
+        """Whether the averages are those of what the module holds: nobody has trained or loaded it otherwise since."""
+        return self.serving and self._kept is None and not (self._left and self.was_written())
 
     def serve(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
         """Put the averages into a ``state_dict``, and a mark that says so."""
@@ -379,7 +409,7 @@ class WeightSets:
             for name, tensor in named:
                 if id(tensor) in found and prefix + name in state_dict:
                     state_dict[prefix + name] = found[id(tensor)]
-        if self.serving and self.begun and isinstance(metadata, dict):
+        if self._serves() and self.begun and isinstance(metadata, dict):
             metadata["lightning_solver_average"] = [n for n in self.evaluated if self.averaged[n].begun]
 
 
@@ -447,6 +477,17 @@ def _saved(averaged: Averaged, parts: list[Tensor], *, sharded: bool) -> dict[st
 def _version(tensor: Tensor) -> int:
     """A count of the writes into a tensor."""
     return local(tensor.detach())._version
+
+
+def _sums(tensors: Iterable[Tensor]) -> list[int]:
+    """Sums over the bits of tensors, the same on every device, that tell other numbers, and another order, apart."""
+    found = []
+    for tensor in tensors:
+        part = local(tensor.detach()).contiguous().flatten()
+        size = part.element_size()
+        bits = part.view(torch.int32 if size % 4 == 0 else torch.int16 if size == 2 else torch.uint8)
+        found += [int(each.sum(dtype=torch.int64)) for each in (bits, bits[::7])]
+    return found
 
 
 def _nothing() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from torch.optim import Optimizer
 
 from lightning_solver.averaging.average import UpdateBN
 from lightning_solver.averaging.averaged import Averaged
+from lightning_solver.averaging.batch_norm import norm_layers
 from lightning_solver.averaging.planned import refuse_modes, scope_of
 from lightning_solver.averaging.tensors import Scope
 from lightning_solver.averaging.weight_sets import KEY, Entry, WeightSets, evaluated_names
 from lightning_solver.callbacks.live_validation import LiveValidation
-from lightning_solver.callbacks.statistics import estimate_on_train_data
+from lightning_solver.callbacks.statistics import _step, estimate_on_train_data
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
@@ -43,6 +45,7 @@ class Averaging(Callback, ABC):
         self._loaded: dict[str, Any] | None = None
         self._load_hook: Any = None
         self._visiting = False
+        self._guest = False  # whether the module holds what was loaded for an earlier evaluation
         self._live = LiveValidation()
 
     @abstractmethod
@@ -78,6 +81,7 @@ class Averaging(Callback, ABC):
         if self._leader is not self:
             return
         if stage == "fit":
+            self._visiting = False
             self._entries = _merged(alike, pl_module)
             _refuse(trainer, self._entries)
             return
@@ -85,6 +89,7 @@ class Averaging(Callback, ABC):
         self._visiting = sets is not None and sets.module is pl_module
         if sets is None or not self._visiting:
             return
+        self._guest = sets.protected
         if trainer.strategy.restore_checkpoint_after_setup:
             sets.protect()  # which tensors are loaded, and how, is the strategy's own business
         else:
@@ -109,7 +114,10 @@ class Averaging(Callback, ABC):
         if self._sets is None:
             return
         refuse_modes((getattr(one, "optimizer", one) for one in trainer.optimizers), ", ".join(self._entries))
+        if any(averaged.average.update_bn for averaged in self._sets.averaged.values()) and norm_layers(pl_module):
+            _step(pl_module)  # says what is missing now, and not when training is over
         self._sets.serving = False
+        self._sets.come_back()
         if not after:
             self._restore(trainer)
         self._watch(trainer, pl_module)
@@ -140,33 +148,27 @@ class Averaging(Callback, ABC):
         if self._leader is not self or self._sets is None:
             return
         self._live.abort(pl_module)
-        self._unhook()
-        if not self._sets.protected:
+        if trainer.state.fn == "fit" and not self._sets.protected:
             self._sets.show_live()
+        self._go_home(trainer, self._sets)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The module has left its device; both sets of weights stay for a further ``fit``."""
         sets = self._sets
         if self._leader is not self or sets is None:
             return
-        self._unhook()
-        sets.to_devices()
-        if stage != "fit" and self._visiting and not self._is_loaded(trainer):
-            sets.unprotect(restore=False)
+        if stage == "fit" and not sets.serving:  # there was nothing left to train
+            sets.to_devices()
+            sets.serving = True
             self._show_kept(sets)
-        self._visiting = False
-        sets.leave()
+        self._go_home(trainer, sets)
 
     # ------------------------------------------------------------------ training
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take in what was unfrozen."""
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Take in what was unfrozen; and weights that are being copied to the CPU must not change yet."""
         if self._leader is self and self._sets is not None:
             self._sets.take_in_unfrozen()
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Weights that are being copied to the CPU must not change yet."""
-        if self._leader is self and self._sets is not None:
             self._sets.settle()
 
     def on_train_batch_end(
@@ -181,7 +183,7 @@ class Averaging(Callback, ABC):
         for part, steps in made.items():
             if steps:
                 self._sets.update(part, steps)
-                self._sets.take_snapshots(part, lambda: Path(trainer.log_dir or trainer.default_root_dir) / "averages")
+                self._sets.take_snapshots(part, lambda: _folder(trainer), lambda: _beside(trainer, pl_module))
 
     # ------------------------------------------------------------------ evaluation
 
@@ -276,7 +278,7 @@ class Averaging(Callback, ABC):
         if loaded:
             sets.restart()
             return
-        written = sets.was_written()
+        written = trainer.strategy.broadcast(sets.was_written())  # DDP takes the weights of the first process
         sets.unprotect(restore=not written)
         if written:
             report("the module was given other weights since the last fit: training and averages begin with them")
@@ -295,7 +297,8 @@ class Averaging(Callback, ABC):
             from torch.distributed import checkpoint as sharded_files
 
             kept = self._sets.targets(data)
-            sharded_files.load({f"optimizer_{data['place']}": kept}, checkpoint_id=str(trainer.ckpt_path))
+            files: Any = sharded_files
+            files.load({f"optimizer_{data['place']}": kept}, checkpoint_id=str(trainer.ckpt_path))
         self._sets.load(data, kept, loaded["steps"])
 
     def _watch(self, trainer: Trainer, module: LightningModule) -> None:
@@ -319,12 +322,22 @@ class Averaging(Callback, ABC):
     def _show_evaluated(self, trainer: Trainer) -> None:
         """Put the averages into the module, unless it holds what was loaded for this evaluation."""
         assert self._sets is not None
-        if not self._is_loaded(trainer):
+        if not self._is_loaded(trainer) and not (self._visiting and self._guest):
             self._sets.show_average()
 
     def _is_loaded(self, trainer: Trainer) -> bool:
         """Whether the module holds the weights of a checkpoint that an evaluation has loaded."""
         return trainer.state.fn != "fit" and trainer.ckpt_path is not None
+
+    def _go_home(self, trainer: Trainer, sets: WeightSets) -> None:
+        """An evaluation, or a run, is over: what was loaded stays, what was exchanged comes back."""
+        self._unhook()
+        sets.to_devices()
+        if self._visiting and not self._is_loaded(trainer) and not self._guest:
+            sets.unprotect(restore=False)
+            self._show_kept(sets)
+        self._visiting = False
+        sets.leave()
 
     def _show_kept(self, sets: WeightSets) -> None:
         """What the module keeps."""
@@ -365,6 +378,25 @@ class _Protect:
 
     def __call__(self, *args: Any) -> None:
         self.sets.protect()
+
+
+def _folder(trainer: Trainer) -> Path:
+    """Where snapshots go; processes agree on it."""
+    return Path(trainer.log_dir or trainer.default_root_dir) / "averages"
+
+
+def _beside(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """What makes a Lightning checkpoint of weights, so that the module can be made from it."""
+    found: dict[str, Any] = {
+        "epoch": trainer.current_epoch,
+        "global_step": trainer.global_step,
+        "pytorch-lightning_version": version("lightning"),
+    }
+    if module.hparams:
+        found[module.CHECKPOINT_HYPER_PARAMS_KEY] = dict(module.hparams)
+        if hasattr(module, "_hparams_name"):
+            found[module.CHECKPOINT_HYPER_PARAMS_NAME] = module._hparams_name
+    return found
 
 
 def _merged(callbacks: list[Averaging], module: LightningModule) -> dict[str, Entry]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -12,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lightning_solver.averaging.batch_norm import _Caller, estimate_statistics, norm_layers
@@ -23,7 +26,6 @@ from lightning_solver.callbacks.random_state import random_state, set_random_sta
 from lightning_solver.errors import SolverError
 
 _WHERE = "update_bn"
-_AT_END = "estimate the statistics at the end of training, with update_bn.at: end"
 
 
 def estimate_on_train_data(trainer: Trainer, module: LightningModule, batches: int | None, *, title: str) -> int:
@@ -31,9 +33,10 @@ def estimate_on_train_data(trainer: Trainer, module: LightningModule, batches: i
 
     Batches come from the training loader and reach the device as they do in training, the module's hooks for that
     included; ``trainer.training`` is true meanwhile. The module is run by its method ``batch_norm_step(batch)`` if it
-    has one, which must not log; by its ``forward`` otherwise, with the batch, its first element where it is a tuple or
-    a list, or its entries by name where it is a mapping. Layers that are frozen in training, in evaluation mode, keep
-    their statistics. Over several processes the statistics are those of all together, and each makes as many forwards.
+    has one; by its ``forward`` otherwise, with the batch, its first element where it is a tuple or a list, or its
+    entries by name where it is a mapping. What it logs then is dropped. Layers that are in evaluation mode in training
+    keep their statistics. Over several processes the statistics are those of all together, and each makes as many
+    forwards.
 
     Training goes on as if nothing had happened: with its random numbers (Python's, numpy's and torch's, and those of
     generators of the loader, its samplers and its data set), modes and momenta.
@@ -42,7 +45,7 @@ def estimate_on_train_data(trainer: Trainer, module: LightningModule, batches: i
         trainer: The Trainer, in ``fit``.
         module: Its module.
         batches: At most so many batches on each process; all of an epoch where it is ``None``.
-        title: What the progress bar says; it is shown if the Trainer has one.
+        title: What the progress bar begins with; it is shown if the Trainer has one.
 
     Returns:
         The number of batches of this process; 0 for a module that has no statistics to estimate.
@@ -55,19 +58,17 @@ def estimate_on_train_data(trainer: Trainer, module: LightningModule, batches: i
         return 0
     step = _step(module)
     loader = _loader(trainer)
-    if trainer.validating:
-        _refuse_one_pass(loader, trainer.is_last_batch)
-    with undisturbed_random_numbers(*loader.flattened), _as_in_training(trainer):
-        chosen, number = _chosen(trainer, loader, inf if batches is None else batches)
+
+    def run(batch: Any) -> None:
+        with trainer.precision_plugin.forward_context():
+            step(batch)
+
+    with undisturbed_random_numbers(*loader.flattened), _as_in_training(trainer, module):
+        chosen, number = _chosen(trainer, loader, batches)
         with _bar(trainer, title, number) as progress:
-
-            def run(batch: Any) -> None:
-                with trainer.precision_plugin.forward_context():
-                    step(batch)
-
             return estimate_statistics(
                 module,
-                (_moved(trainer, module, batch) for batch in chosen),
+                (_moved(trainer, module, batch) for batch in chosen if batch is not None),
                 forward=run,
                 reduce=_mean(trainer) if trainer.world_size > 1 else None,
                 progress=progress,
@@ -155,60 +156,84 @@ def _step(module: LightningModule) -> Callable[[Any], object]:
 
 
 def _loader(trainer: Trainer) -> CombinedLoader:
-    """The training loaders, as they are put together in training; to be run through once more."""
-    # Lightning's own loader is in the middle of an epoch, and its mode is nowhere else.
+    """The training loaders, put together as they are in training; to be run through once more."""
+    # Lightning's own is in the middle of an epoch, and its mode is nowhere else.
     running = trainer.fit_loop._combined_loader
     if running is None:
         raise SolverError(_WHERE, "there is no training data", do="call it in fit, with a train_dataloader")
     loader = CombinedLoader(running.iterables, running._mode)
+    if trainer.validating:
+        loader.flattened = [_apart(one) for one in loader.flattened]
     loader.limits = running.limits
     return loader
 
 
-def _refuse_one_pass(loader: CombinedLoader, last: bool) -> None:
-    """Refuse loaders that cannot be run through without disturbing the epoch that is running."""
-    for one in loader.flattened:
-        data = getattr(one, "dataset", None)
-        if hasattr(one, "state_dict") and hasattr(one, "load_state_dict"):
-            what = "the training loader is stateful: running through it would lose its place"
-        elif isinstance(one, Iterator) or (isinstance(data, Iterator) and not getattr(one, "num_workers", 0)):
-            what = "the training data are an iterator: running through them would use them up"
-        elif getattr(one, "persistent_workers", False) and not last:
-            what = "the training loader has persistent workers, which are in the middle of an epoch"
-        else:
-            continue
-        raise SolverError(_WHERE, what, got=type(one).__name__, do=_AT_END)
+def _apart(loader: Any) -> Any:
+    """A loader that can be run through while an epoch of its own is running.
+
+    Raises:
+        SolverError: That would upset the epoch.
+    """
+    if isinstance(loader, DataLoader) and loader.persistent_workers and not _is_stateful(loader):
+        loader = copy.copy(loader)
+        loader._iterator = None  # where torch keeps the workers; the copy gets its own, and ends them
+        return loader
+    data = getattr(loader, "dataset", None)
+    if _is_stateful(loader):
+        what = "the training loader is stateful, and would lose its place"
+    elif isinstance(loader, Iterator) or (isinstance(data, Iterator) and not getattr(loader, "num_workers", 0)):
+        what = "the training data are an iterator, and would be used up"
+    else:
+        return loader
+    do = "estimate the statistics once, at the end of training (update_bn.at: end), or give the run another loader"
+    raise SolverError(_WHERE, what, got=type(loader).__name__, do=do)
+
+
+def _is_stateful(loader: Any) -> bool:
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
 @contextmanager
-def _as_in_training(trainer: Trainer) -> Iterator[None]:
-    """Hooks see a Trainer that is training."""
-    stage = trainer.state.stage
+def _as_in_training(trainer: Trainer, module: LightningModule) -> Iterator[None]:
+    """Hooks see a Trainer that is training, but nothing is logged."""
+    stage, own = trainer.state.stage, {key: value for key, value in vars(module).items() if key == "log"}
     trainer.training = True
+    vars(module)["log"] = _log_nothing
     try:
         yield
     finally:
         trainer.state.stage = stage
+        vars(module).pop("log", None)
+        vars(module).update(own)
 
 
-def _chosen(trainer: Trainer, loader: CombinedLoader, most: float) -> tuple[Iterator[Any], int | None]:
-    """The first batches of an epoch, equally many on each process, and how many where that is known."""
-    batches = (batch for batch, _, _ in iter(loader))
-    most = min(most, trainer.num_training_batches)
-    if trainer.world_size > 1:
-        if not trainer.strategy.reduce_boolean_decision(isfinite(most)):
-            return _while_all_have_one(trainer, batches, most), None
-        fewest: Any = trainer.strategy.reduce(
-            torch.tensor(int(most), device=trainer.strategy.root_device), reduce_op="min"
-        )
-        most = int(fewest)
-    return (islice(batches, int(most)), int(most)) if isfinite(most) else (batches, None)
+def _log_nothing(*args: Any, **kwargs: Any) -> None:
+    """In the place of ``log``."""
 
 
-def _while_all_have_one(trainer: Trainer, batches: Iterator[Any], most: float) -> Iterator[Any]:
+def _chosen(trainer: Trainer, loader: CombinedLoader, most: int | None) -> tuple[Iterator[Any], int | None]:
+    """The first batches of an epoch, equally many on each process, and how many they are if that is known."""
+    limit = min(inf if most is None else most, trainer.num_training_batches)
+    number = int(limit) if isfinite(limit) else None
+    batches = islice((batch for batch, _, _ in iter(loader)), number)
+    if trainer.world_size == 1:
+        return batches, number
+    sized = number is not None and all(_is_sized(one) for one in loader.flattened)
+    if not trainer.strategy.reduce_boolean_decision(sized):
+        return _while_all_have_one(trainer, batches), number
+    fewest: Any = trainer.strategy.reduce(torch.tensor(number, device=trainer.strategy.root_device), reduce_op="min")
+    return islice(batches, int(fewest)), int(fewest)
+
+
+def _is_sized(loader: Any) -> bool:
+    """Whether a loader can be relied on for its length."""
+    return sized_len(loader) is not None and not isinstance(getattr(loader, "dataset", None), IterableDataset)
+
+
+def _while_all_have_one(trainer: Trainer, batches: Iterator[Any]) -> Iterator[Any]:
     """Batches until one of the processes has no more of them."""
-    for number, batch in enumerate(batches):
-        if not trainer.strategy.reduce_boolean_decision(number < most):
+    for batch in batches:
+        if not trainer.strategy.reduce_boolean_decision(True):
             return
         yield batch
     trainer.strategy.reduce_boolean_decision(False)
@@ -236,5 +261,6 @@ def _bar(trainer: Trainer, title: str, number: int | None) -> Iterator[Callable[
     """Counts batches, in a progress bar if the Trainer has one."""
     shown = trainer.progress_bar_callback
     hidden = not getattr(shown, "is_enabled", shown is not None) or not trainer.is_global_zero
-    with tqdm(desc=f"{title}: batch norm", total=number, disable=hidden, leave=False, dynamic_ncols=True) as bar:
+    settings: dict[str, Any] = {"disable": hidden, "leave": False, "dynamic_ncols": True, "file": sys.stdout}
+    with tqdm(desc=f"{title}: batch norm", total=number, **settings) as bar:
         yield lambda seen: bar.update(seen - bar.n)

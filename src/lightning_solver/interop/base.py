@@ -37,6 +37,7 @@ FACTS = {
     "train_loop": "by_epoch or by_iter (mmengine)",
     "step_on": "step or epoch: when scheduler.step() is called (torch)",
     "where": "what the share of training means (fvcore)",
+    "first_update": "steps at the start after which an average is not updated (torch)",
     "no_weight_decay": "names that the model's no_weight_decay() lists (timm)",
     "functions": "text of a Python function in the config -> the function, or its dotted path",
 }

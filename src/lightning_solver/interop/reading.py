@@ -278,7 +278,7 @@ def _call(node: ast.Call, found: Mapping[str, Any]) -> Any:
     name = _short(function)
     if name == "dict" and not args:
         return kwargs
-    if name in ("list", "tuple", "set") and len(args) == 1:
+    if name in ("list", "tuple", "set") and len(args) == 1 and isinstance(args[0], (list, tuple, dict, str)):
         return list(args[0]) if name != "tuple" else tuple(args[0])
     if name in _NUMBERS and len(args) == 1 and isinstance(args[0], (int, float)):
         return _NUMBERS[name](args[0])

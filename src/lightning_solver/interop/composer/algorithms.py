@@ -153,8 +153,9 @@ def _ema(settings: Settings, clock: Clock, more: Mapping[str, Any]) -> EMA:
         clock.facts.need(fact, path, "falls onto an update or between two")
         raise SolverError(path, "falls onto an update or between two", do="give max_duration, or write it in batches")
     if start.count is not None and start.count % every:
-        share: dict[str, Any] = {"decay": smoothing if half is None else 2.0 ** (-every / half.value), "decay_per": "update"}
-        return EMA(**share, **_between(start.count, every, moments, settings), first="blend", **more)
+        fields = _between(start.count, every, moments, settings)
+        share = smoothing if half is None else 2.0 ** (-every / half.value)
+        return EMA(decay=share, decay_per="update", first="blend", **fields, **more)
     whole: dict[str, Any] = {} if start.text == 1 else {"start": start.text, "before": "hold"}
     return EMA(**decay, **whole, every=length(every, unit), **more)
 
@@ -192,15 +193,16 @@ def _swa(settings: Settings, clock: Clock, more: Mapping[str, Any]) -> SWA:
     if end.count is None and (every > 1 or (moments.by_epoch and last.value != 1)):
         clock.facts.need("epochs" if moments.run is None else "iters_per_epoch", path, "falls onto some epoch's end")
     until: int | str | None = end.text if end.count is None and not moments.by_epoch else None
-    ended = end.count is not None and total is not None and end.count >= total
+    late = end.count is not None and total is not None and end.count > total
+    ended = late or (end.count is not None and end.count == total and moments.even)
     if end.count is not None and start.count is not None:
         latest = end.count if total is None else min(end.count, total)
         latest = start.count + (latest - start.count) // every * every
-        until = None if latest == total else length(latest, unit)
+        until = None if latest == total and moments.even else length(latest, unit)
     if not ended and not (last.unit == "dur" and last.value == 1 and moments.by_epoch):
         what = "ends the average; that training then goes on from it, as in Composer, is not mapped"
         settings.notes.unmapped(path, f"{what}: here it goes on from its own weights")
-    elif total is not None and end.count is not None and end.count > total:
+    elif late:
         settings.notes.say(path, "lies beyond the run, so that Composer never uses the average; here it is used")
     settings.notes.say(path, "the statistics of batch norms are those of the trained weights; see update_bn")
     text, pace = start.text, length(every, unit)

@@ -57,14 +57,23 @@ class Moments:
 
     @property
     def total(self) -> int | None:
-        """How many there are in the run."""
-        clock, run = self.clock, self.run
+        """How many there are in the run; an epoch that its end cuts short has none."""
+        epochs = self._epochs
         if self.by_epoch:
-            if run is not None and run.unit == "ep":
-                return int(run.value)
-            batches = self._batches
-            return None if batches is None or clock.batches is None else math.ceil(batches / clock.batches)
+            return None if epochs is None else math.floor(epochs)
         return None if self._batches is None else math.ceil(self._batches)
+
+    @property
+    def even(self) -> bool:
+        """Whether the run ends with one."""
+        return not self.by_epoch or self._epochs is None or self._epochs.denominator == 1
+
+    @property
+    def _epochs(self) -> Fraction | None:
+        run, batches = self.run, self._batches
+        if run is not None and run.unit == "ep":
+            return Fraction(int(run.value))
+        return None if batches is None or self.clock.batches is None else batches / self.clock.batches
 
     @property
     def _batches(self) -> Fraction | None:

@@ -54,10 +54,7 @@ def _average(config: Any, where: str, notes: Notes) -> dict[str, Average]:
         what = "is not mapped: it averages before the step, so that the average is one step behind; here it is after it"
         notes.unmapped(data.path("after_backward"), what)
     if factor > 1 and (factor - 1) / (factor + 1) > 1 - decay:
-        what = "is not mapped exactly: the share of the weights is at least"
-        own, ours = f"{factor - 1:g} / ({factor:g} + t) at step t", f"{factor - 1:g} / ({factor - 1:g} + t)"
-        notes.unmapped(data.path("decay_warm_up_factor"), f"{what} {own} there, and {ours} here")
-        fields["warmup"] = PowerWarmup(gamma=float(factor - 1), power=1.0)
+        fields["warmup"] = PowerWarmup(gamma=float(factor - 1), power=1.0, ahead=1.0)
     what = "is validated beside the trained weights, whose metrics end in _live here; what is tested, and saved as the"
     notes.say(where, f"{what} state_dict, is the average")
     return {"ema": EMA(decay=float(decay), start=0, validate_live=True, **fields)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning_solver.averaging import EMA, Average, SlowStart
+from lightning_solver.averaging import EMA, Average, ExponentialWarmup, SlowStart
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.interop.base import Facts, Settings
 from lightning_solver.interop.mmcv.run import Run
@@ -42,11 +42,6 @@ def read_averages(settings: Settings, run: Run, per_step: Any, facts: Facts) -> 
     for name, hook in find_hooks(settings, (_EMA, _LINEAR, _EXPONENTIAL, _STATISTICS)):
         if name == _STATISTICS:
             statistics.append(hook)
-        elif name == _EXPONENTIAL:
-            what = (
-                "is not mapped: the share of the weights falls exponentially to momentum, for which there is no warm-up"
-            )
-            hook.notes.unmapped(hook.where, f"{what} here; EMA(warmup=PowerWarmup(...)) is the nearest")
         elif averages:
             do = "keep one of them; a spec may have several averages, of which one is evaluated"
             raise SolverError(hook.where, "is a second average, and each takes the weights' place", got=name, do=do)
@@ -57,8 +52,8 @@ def read_averages(settings: Settings, run: Run, per_step: Any, facts: Facts) -> 
 
 def _of_hook(name: str, hook: Settings, run: Run, per_step: Any) -> Average:
     momentum, interval = momentum_of(hook), whole(hook, "interval", 1, 1)
-    share = momentum**interval
-    if interval > 1:
+    share = momentum if name == _EXPONENTIAL else momentum**interval
+    if share != momentum:
         what = f"makes the share of the present weights {momentum:g} ** {interval} = {share:g}, as {name} does"
         hook.notes.say(hook.path("interval"), what)
     # The first batch counts for the one hook, as its iterations go from 0 on; the other waits for an interval to pass.
@@ -70,7 +65,7 @@ def _of_hook(name: str, hook: Settings, run: Run, per_step: Any) -> Average:
         fields |= {"first": "blend", **({"before": "hold"} if updates.start != 1 else {})}
     if updates.every != 1:
         fields |= {"every": updates.every, "decay_per": "update"}
-    fields |= _warmup(name, hook, share, updates)
+    fields |= _falling(hook, updates) if name == _EXPONENTIAL else _warmup(name, hook, share, updates)
     if skipped:
         fields["buffers"] = "copy"
     fields |= _shown(hook, run)
@@ -80,7 +75,8 @@ def _of_hook(name: str, hook: Settings, run: Run, per_step: Any) -> Average:
             hook.path("resume_from"), "resumes a run: give the checkpoint to Trainer.fit(ckpt_path=...)"
         )
     buffers = () if name == _EMA else ("skip_buffers",)
-    note_rest(hook, name, ("momentum", "interval", "warm_up", "resume_from", *buffers, "priority"))
+    own = "total_iter" if name == _EXPONENTIAL else "warm_up"
+    note_rest(hook, name, ("momentum", "interval", own, "resume_from", *buffers, "priority"))
     return EMA(decay=updates.decay(share), **fields)
 
 
@@ -101,6 +97,18 @@ def _warmup(name: str, hook: Settings, share: float, updates: Updates) -> dict[s
         what = "is not mapped exactly, as it counts batches of the run: it counts steps from the first update on"
         hook.notes.unmapped(hook.path("warm_up"), what)
     return {"warmup": SlowStart(float(steps / updates.batches))}
+
+
+def _falling(hook: Settings, updates: Updates) -> dict[str, Any]:
+    """A share that falls to its value as ``exp(-(1 + i) / total_iter)``, ``i`` counting the batches from 0."""
+    steps = hook.number("total_iter", 2000)
+    if steps <= 0:
+        raise SolverError(hook.path("total_iter"), "must be above 0", got=repr(steps), do="correct it")
+    if updates.times != 1:
+        what = "is not mapped exactly, as it moves with every batch: it moves with every step"
+        hook.notes.unmapped(hook.path("total_iter"), what)
+    assert updates.first is not None, "an average of MMCV begins with the run"
+    return {"warmup": ExponentialWarmup(float(steps / updates.batches), ahead=float(updates.first))}
 
 
 def _shown(hook: Settings, run: Run) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
             ``_base_``), .yaml or .json file, or Python text. Read are ``lr_config``, ``momentum_config``,
             ``optimizer`` with its ``paramwise_cfg``, ``auto_scale_lr``, ``runner`` (``total_epochs``, ``total_iters``),
             how many iterations ``optimizer_config`` accumulates, and of ``custom_hooks`` the ``EMAHook``, MMDetection's
-            ``LinearMomentumEMAHook`` and MMClassification's ``PreciseBNHook``.
+            ``LinearMomentumEMAHook`` and ``ExpMomentumEMAHook``, and MMClassification's ``PreciseBNHook``.
         facts: What the config leaves open. ``epochs``, ``iters_per_epoch``, ``total_batches`` or ``total_iters`` where
             a policy rounds to whole epochs or iterations; ``runner`` where the config has none and it is not the
             ``EpochBasedRunner``; ``batches_per_step``; ``samples_per_iter`` for ``PreciseBNHook``. They win over the

@@ -1,4 +1,4 @@
-"""The averages of an MMEngine config: ``EMAHook``, its classes of averages, and ``PreciseBNHook``."""
+"""The averages of an MMEngine config: ``EMAHook``, its classes of averages and MMDetection's, and ``PreciseBNHook``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_solver.averaging import EMA, SWA, Average, PowerWarmup
+from lightning_solver.averaging import EMA, SWA, Average, DecayWarmup, ExponentialWarmup, PowerWarmup
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.interop.base import Facts, Notes, Settings
 from lightning_solver.interop.mmengine.run import Run
@@ -26,6 +26,7 @@ _COMMON = ("interval", "device", "update_buffers")
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "ExponentialMovingAverage": ("momentum", *_COMMON),
     "MomentumAnnealingEMA": ("momentum", "gamma", *_COMMON),
+    "ExpMomentumEMA": ("momentum", "gamma", *_COMMON),
     "StochasticWeightAverage": _COMMON,
 }
 """The classes of averages, and their arguments but ``model``, in order."""
@@ -83,7 +84,7 @@ def _of_hook(hook: Settings, run: Run, per_step: Any) -> dict[str, Average]:
     kind = class_name(given)
     hook.ignore("type", "priority", *INERT)
     if kind not in CLASSES:
-        why = _OTHERS.get(kind) or f"is not mapped: {kind or given!r} is not known; {suggestion(kind, CLASSES)}"
+        why = f"is not mapped: {kind or given!r} is not known; {suggestion(kind, CLASSES)}"
         hook.notes.unmapped(hook.path("ema_type"), why)
         hook.rest(lambda _: f"is not mapped, as {kind} reads it")
         return {}
@@ -96,12 +97,6 @@ def _of_hook(hook: Settings, run: Run, per_step: Any) -> dict[str, Average]:
     name, average = _average(kind, hook, updates, run, _shown(hook))
     note_rest(hook, "EMAHook", (*_HOOK, *_SHOWN, *CLASSES[kind]), _MEANT)
     return {name: average}
-
-
-_OTHERS = {
-    "ExpMomentumEMA": "is not mapped: the share of the weights falls exponentially to momentum, for which there is no "
-    "warm-up here; the one of MomentumAnnealingEMA is PowerWarmup",
-}
 
 
 def _begin(hook: Settings, run: Run) -> tuple[int, int]:
@@ -147,8 +142,8 @@ def _average(kind: str, data: Settings, updates: Updates, run: Run, fields: dict
     if updates.every != 1:
         fields |= {"every": updates.every, "decay_per": "update"}
     momentum = momentum_of(data)
-    if kind == "MomentumAnnealingEMA":
-        fields["warmup"] = _annealing(data, updates)
+    if "gamma" in CLASSES[kind]:
+        fields["warmup"] = _warmup(kind, data, updates)
     return "ema", EMA(decay=updates.decay(momentum), **fields)
 
 
@@ -163,15 +158,19 @@ def _where(data: Settings) -> dict[str, Any]:
     return fields
 
 
-def _annealing(data: Settings, updates: Updates) -> PowerWarmup:
-    """``gamma / (gamma + t)``, ``t`` counting batches since the average began."""
-    gamma = data.number("gamma", 100)
+def _warmup(kind: str, data: Settings, updates: Updates) -> DecayWarmup:
+    """How the share falls to its value, ``t`` counting batches since the average began.
+
+    As ``gamma / (gamma + t)``, or as ``exp(-(1 + t) / gamma)`` in the class of MMDetection.
+    """
+    gamma = data.number("gamma", 100 if kind == "MomentumAnnealingEMA" else 2000)
     if gamma <= 0:
         raise SolverError(data.path("gamma"), "must be above 0", got=repr(gamma), do="correct it")
-    if updates.times == 1:
-        return PowerWarmup(gamma=float(gamma / updates.batches), power=1.0)
-    what = "is not mapped exactly, as it moves with every batch: it moves with every step, and the same in the long run"
-    data.notes.unmapped(data.path("gamma"), what)
+    if updates.times != 1:
+        what = "is not mapped exactly, as it moves with every batch: it moves with every step"
+        data.notes.unmapped(data.path("gamma"), what)
+    if kind == "ExpMomentumEMA":
+        return ExponentialWarmup(float(gamma / updates.batches), ahead=float(1 / updates.batches))
     return PowerWarmup(gamma=float(gamma * updates.times / updates.batches), power=1.0)
 
 

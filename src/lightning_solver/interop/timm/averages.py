@@ -43,7 +43,7 @@ def take_average(config: Any, notes: Notes) -> tuple[EMA | None, Any]:
         update = _update_in(config)
         calls = [call for call in read_calls(config, "config") if call.name != "update"]
         ours = [call for call in calls if call.name in CLASSES]
-        rest: Any = [call for call in calls if call.name not in CLASSES]
+        rest: Any = [call for call in calls if call.name not in (*CLASSES, "create_model")]
         return _only(ours, update, notes), rest or None
     if isinstance(config, Call):
         return (_only([config], None, notes), None) if config.name in CLASSES else (None, config)

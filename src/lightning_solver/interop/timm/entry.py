@@ -13,7 +13,7 @@ from lightning_solver.interop.timm import averages
 from lightning_solver.interop.timm.arguments import CLASSES
 from lightning_solver.interop.timm.classes import of_class
 from lightning_solver.interop.timm.factory import of_factory, rest_of_script
-from lightning_solver.interop.timm.forms import read_config, says_schedule
+from lightning_solver.interop.timm.forms import read_config, says_arguments, says_schedule
 from lightning_solver.interop.timm.script import OPTIMIZER, of_script
 from lightning_solver.interop.timm.split import split
 from lightning_solver.rule import Rule
@@ -59,12 +59,14 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
         return notes.imported(imported_spec({}, **own), strict)
     parts = split(rest, notes)
     fields, phases, scheduled = parts.optimizer, None, False
+    if average is not None and fields is None and not (says_schedule(parts.rest) or says_arguments(parts.rest)):
+        fields = own
     if fields is None or says_schedule(parts.rest):
         fields, phases, scheduled = _read(parts.rest, fields, known, notes)
     elif isinstance(parts.rest, Mapping):
         for key, value in parts.rest.items():
             if not isinstance(value, Call):
-                notes.unmapped(str(key), "is not part of the optimiser or the schedules")
+                notes.unmapped(str(key), "is not part of the optimiser, the schedules or the averages")
     if fields is not None and fields.get("depth") and not scheduled:
         what = "timm's own schedulers multiply by lr_scale, others leave it without effect; here the rates contain it"
         notes.say("layer_decay", what)

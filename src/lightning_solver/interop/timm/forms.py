@@ -26,8 +26,16 @@ def says_schedule(config: Any) -> bool:
     values = [*config.values(), *config.get("calls", ())]
     if any(isinstance(value, Call) and (value.name in CLASSES or value.name in _FACTORIES) for value in values):
         return True
-    names = {str(key).lstrip("-").replace("-", "_") for key in config}
-    return bool(names & {*_SCHEDULE, *_FACTORIES, *CLASSES, "type", "class_path", "_target_"})
+    return bool(_names(config) & {*_SCHEDULE, *_FACTORIES, *CLASSES, "type", "class_path", "_target_"})
+
+
+def says_arguments(config: Any) -> bool:
+    """Whether there are arguments of ``train.py`` about optimiser or average in a config."""
+    return isinstance(config, Mapping) and bool(_names(config) & {*MARKS, *SCRIPT})
+
+
+def _names(config: Mapping[str, Any]) -> set[str]:
+    return {str(key).lstrip("-").replace("-", "_") for key in config}
 
 
 def read_config(config: Any, notes: Notes) -> tuple[str, Settings]:

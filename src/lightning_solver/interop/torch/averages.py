@@ -58,7 +58,7 @@ def _instance(model: Any, where: str) -> Call:
 
 
 def averages_of(
-    made: list[Made], calls: Calls, swa: tuple[int, str] | None, skipped: Any, notes: Notes
+    made: list[Made], calls: Calls, swa: tuple[int, str] | None, skipped: int | None, notes: Notes
 ) -> dict[str, Average]:
     """The averages as the field of a spec.
 
@@ -177,7 +177,9 @@ def _linear(text: str) -> float | None:
     return decay if math.isclose(decay + shares[weights], 1.0) and 0 <= decay <= 1 else None
 
 
-def _when(made: Made, update: Update | None, swa: tuple[int, str] | None, skipped: Any, notes: Notes) -> dict[str, Any]:
+def _when(
+    made: Made, update: Update | None, swa: tuple[int, str] | None, skipped: int | None, notes: Notes
+) -> dict[str, Any]:
     """Start and interval: the weights with which it is made are kept up to the first update, which copies."""
     if update is not None and update.odd is not None:
         what = f"is not mapped: {update.odd}; write start and every, as it is taken to be called every time"

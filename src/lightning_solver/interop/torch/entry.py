@@ -12,7 +12,7 @@ from lightning_solver.interop.torch.averages import averages_of
 from lightning_solver.interop.torch.group import one_group
 from lightning_solver.interop.torch.groups import rules_of
 from lightning_solver.interop.torch.made import Made
-from lightning_solver.interop.torch.reading import Given
+from lightning_solver.interop.torch.reading import Given, whole_of
 from lightning_solver.interop.torch.script import text_of
 from lightning_solver.schedules import PerGroup
 
@@ -48,8 +48,10 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
         {'lr': {'class_path': 'MultiStep', 'init_args': {'at': ['30ep', '80ep']}}}
     """
     notes = Notes()
-    skipped = None if facts is None else facts.get("first_update")
-    known = Facts({name: value for name, value in (facts or {}).items() if name != "first_update"}, notes)
+    known = Facts(facts, notes)
+    skipped = known.get("first_update")
+    if skipped is not None:
+        skipped = whole_of(skipped, "facts.first_update", 0)
     given = Given(known, notes)
     text = text_of(config)
     if text is not None:
