@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +144,9 @@ class Sharded(Net):
         if not type(self.first).__name__.startswith("FSDP"):
             assert self.device_mesh is not None
             mesh = self.device_mesh["data_parallel"]
-            for module in (self.first, self.second, self):
-                fully_shard(module, mesh=mesh)
+            fully_shard(self.first, mesh=mesh)
+            fully_shard(self.second, mesh=mesh, reshard_after_forward=False)  # stays gathered, as what the root has
+            fully_shard(self, mesh=mesh)
 
 
 class WithSolver(SolverMixin, Net):
@@ -208,7 +207,8 @@ def now(callback: Any, name: str = "ema") -> tuple[Weights, Weights]:
     from lightning_solver.sharding import like
 
     def named(parts: list[Tensor]) -> Weights:
-        return {n: full(like(part, t)) for n, part, t in zip(averaged.names, parts, averaged.tensors)}
+        found = zip(averaged.names, parts, averaged.tensors)
+        return {name: full(like(part, tensor)) for name, part, tensor in found if part.is_floating_point()}
 
     return named(averaged.values), named(averaged.weights)
 
@@ -257,7 +257,6 @@ def with_torch(net: Net) -> tuple[list[Weights], list[Weights]]:
 
 def ddp_reference(folder: Path) -> None:
     """The callback and the mixin give what torch's own average gives, without a word to the other process."""
-    hears_after: list[Any] = []
     for cls in (Net, Normed):
         callback = Silent(DECAY)
         net = cls()
@@ -269,16 +268,15 @@ def ddp_reference(folder: Path) -> None:
         same(average, averages[-1])
         same(live, trained[-1])
         same(weights(net), average)
-        everywhere({name: tensor for name, tensor in average.items() if "running" not in name})
+        everywhere(learned([average])[0])
         assert callback.updates == 3 * BATCHES
         assert callback.said == 0
-        hears_after.append(callback)
     hears()
 
     net = WithSolver(ema=plain.EMA(decay=DECAY))
     run(net, DDPStrategy())
     trained, averages = with_torch(Net())
-    average, live = now(net.solver_averages)
+    average, _ = now(net.solver_averages)
     same(average, ema_of(net.trained)[-1])
     same(weights(net), average)
     everywhere(average)
@@ -301,12 +299,9 @@ def evaluates(net: Net, start: Weights) -> None:
     expected = [start, *(averages[step - 1] for step in steps)]  # validations are after batches 2, 4 and 6
     all_same(net.seen, expected)
     differ(expected[-1], net.trained[steps[-1] - 1])
-    twin, (batch,) = plain_twin(net), data(1, seed=9)
     assert len(net.validated) == len(expected)
     for loss, values in zip(net.validated, expected):
-        with torch.no_grad():
-            output = torch.func.functional_call(twin, values, (batch[0],))
-        torch.testing.assert_close(loss, (output - batch[1]).square().mean())
+        torch.testing.assert_close(loss, loss_of(net, values))
 
 
 def loaded(path: Path, key: str, like: Weights) -> Weights:
@@ -336,7 +331,7 @@ def keep(folder: Path, **kwargs: Any) -> ModelCheckpoint:
 
 def resumes(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
     """Validated, saved and resumed as it should be, and the training is that without an average."""
-    start = weights(cls()) if cls is not Sharded else None
+    start = weights(cls())
     bare, ema = cls(), EMA(DECAY)
     run(bare, strategy(), max_epochs=4)
     straight = cls()
@@ -344,7 +339,7 @@ def resumes(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
     run(straight, strategy(), ema, *saving, max_epochs=4)
     all_same(straight.trained, bare.trained)
     assert torch.equal(torch.stack(straight.losses), torch.stack(bare.losses))
-    evaluates(straight, start or straight.seen[0])
+    evaluates(straight, start)
     averages = ema_of(straight.trained)
     average, live = now(ema)
     same(average, averages[-1])
@@ -419,7 +414,8 @@ def at_the_end(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> Non
 
 def changes(cls: type[Net], solved: type[WithSolver], strategy: Callable[[], Any], folder: Path) -> None:
     """From checkpoints without averages, with others, and into a run without."""
-    straight, fast, slow = cls(), EMA(DECAY), EMA(0.9, name="slow", evaluated=False, every=2, start=2)
+    slowly: Any = {"name": "slow", "evaluated": False, "every": 2, "start": 2}
+    straight, fast, slow = cls(), EMA(DECAY), EMA(0.9, **slowly)
     run(straight, strategy(), fast, slow, keep(folder / "two"))
     averages = ema_of(straight.trained)
     same(now(fast)[0], averages[-1])
@@ -428,7 +424,7 @@ def changes(cls: type[Net], solved: type[WithSolver], strategy: Callable[[], Any
     same(weights(straight), averages[-1])
 
     two = cls()
-    ones = EMA(DECAY), EMA(0.9, name="slow", evaluated=False, every=2, start=2)
+    ones = EMA(DECAY), EMA(0.9, **slowly)
     run(two, strategy(), *ones, ckpt=folder / "two" / "step=3.ckpt")
     goes_on(straight, two, 3)
     same(now(ones[0])[0], averages[-1])
@@ -443,6 +439,10 @@ def changes(cls: type[Net], solved: type[WithSolver], strategy: Callable[[], Any
     # The solver without averages: the live weights come back.
     with_one, none = solved(ema=plain.EMA(decay=DECAY)), solved()
     run(with_one, strategy(), keep(folder / "solver"))
+    run(again := solved(ema=plain.EMA(decay=DECAY)), strategy(), ckpt=folder / "solver" / "step=6.ckpt")
+    goes_on(with_one, again, 6)
+    for a, b in zip(now(again.solver_averages), now(with_one.solver_averages)):
+        same(a, b)
     run(none, strategy(), ckpt=folder / "solver" / "step=6.ckpt")
     all_same(with_one.trained[6:], none.trained)
     same(weights(none), with_one.trained[-1])
@@ -455,13 +455,9 @@ def changes(cls: type[Net], solved: type[WithSolver], strategy: Callable[[], Any
     run(bare, strategy(), keep(folder / "none"))
     all_same(bare.trained, straight.trained)
     run(after := cls(), strategy(), late, ckpt=folder / "none" / "step=6.ckpt")
-    goes_on_live(bare, after, 6)
+    all_same(bare.trained[6:], after.trained)
     same(now(late)[0], ema_of(bare.trained[5:])[-1])
     assert late.averaged["ema"].count.began == 6
-
-
-def goes_on_live(straight: Net, resumed: Net, step: int) -> None:
-    all_same(straight.trained[step:], resumed.trained)
 
 
 def ddp_resume(folder: Path) -> None:
@@ -550,16 +546,22 @@ def tested(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
         fit.test(net, data(1, seed=9), ckpt_path="best", verbose=False, weights_only=True)
         same(net.seen[-1], averages[step - 1])
         same(weights(net), averages[step - 1])
-        same(now(ema)[0], averages[-1])
-        same(now(ema)[1], trained[-1])
         fit.test(net, data(1, seed=9), verbose=False)
-        same(net.seen[-1], averages[-1])
-        same(weights(net), expected)
+        same(net.seen[-1], averages[step - 1])  # which are in the module until training goes on
         # the checkpoint is tested in the same way by somebody who does not average
         fresh = cls()
         tester = trainer(strategy=strategy(), devices=2, use_distributed_sampler=False)
         tester.test(fresh, data(1, seed=9), ckpt_path=best.best_model_path, verbose=False, weights_only=True)
         same(fresh.seen[-1], averages[step - 1])
+        fit.fit_loop.max_epochs = 4
+        fit.fit(net, data(), data(1, seed=9))
+        bare = cls()
+        fit = run(bare, strategy())
+        fit.fit_loop.max_epochs = 4
+        fit.fit(bare, data(), data(1, seed=9))
+        all_same(net.trained, bare.trained)
+        same(now(ema)[0], ema_of(net.trained)[-1])
+        same(now(ema)[1], net.trained[-1])
 
 
 def breaks(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
@@ -594,25 +596,19 @@ def goes_on_from_the_average(cls: type[Net], strategy: Callable[[], Any], folder
 
 def ddp_tested(folder: Path) -> None:
     tested(Net, DDPStrategy, folder)
-
-
-def ddp_breaks(folder: Path) -> None:
     breaks(Net, DDPStrategy, folder)
     goes_on_from_the_average(Net, DDPStrategy, folder)
 
 
-def fsdp2_full_tested(folder: Path) -> None:
-    tested(Sharded, whole_files, folder)
-
-
-def fsdp2_sharded_tested(folder: Path) -> None:
-    tested(Sharded, two_shards, folder)
+def fsdp2_tested(folder: Path) -> None:
+    for strategy in (whole_files, two_shards):
+        tested(Sharded, strategy, folder / strategy.__name__)
 
 
 def fsdp2_breaks(folder: Path) -> None:
     breaks(Sharded, two_shards, folder)
-    goes_on_from_the_average(Sharded, whole_files, folder / "full")
-    goes_on_from_the_average(Sharded, two_shards, folder / "sharded")
+    for strategy in (whole_files, two_shards):
+        goes_on_from_the_average(Sharded, strategy, folder / strategy.__name__)
 
 
 # ------------------------------------------------------------------ other averages
@@ -658,16 +654,6 @@ def snapshots(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None
     assert reconstruct([folder / "averages"], sigma_rel=0.07).fit.residual < 0.1
 
 
-def ddp_others(folder: Path) -> None:
-    stops_early(Net, DDPStrategy, folder)
-    snapshots(Net, DDPStrategy, folder)
-
-
-def fsdp2_others(folder: Path) -> None:
-    stops_early(Sharded, two_shards, folder)
-    snapshots(Sharded, two_shards, folder)
-
-
 class Half(Sharded):
     """Half the bits, of which the average keeps all."""
 
@@ -695,6 +681,108 @@ def fsdp2_half(folder: Path) -> None:
         goes_on(straight, resumed, 6)
         same(now(again)[0], now(ema)[0])
         same(now(again)[1], now(ema)[1])
+
+
+# ------------------------------------------------------------------ both sets evaluated; statistics
+
+
+def loss_of(net: Net, values: Weights) -> Tensor:
+    (batch,) = data(1, seed=9)
+    with torch.no_grad():
+        output = torch.func.functional_call(plain_twin(net), values, (batch[0],))
+    return (output - batch[1]).square().mean()
+
+
+def validates_live(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
+    """Both sets are validated, whichever was gathered before, and training is none the wiser."""
+    bare, net, ema = cls(), cls(), EMA(DECAY, validate_live=True)
+    run(bare, strategy())
+    best = keep(folder / "best", every_n_train_steps=None, monitor="loss_live", save_top_k=1, filename="best")
+    fit = run(net, strategy(), ema, best)
+    all_same(net.trained, bare.trained)
+    averages = ema_of(net.trained)
+    metrics = fit.callback_metrics
+    torch.testing.assert_close(metrics["loss"], loss_of(net, averages[10]))
+    torch.testing.assert_close(metrics["loss_live"], loss_of(net, net.trained[10]))
+    assert metrics["loss"] != metrics["loss_live"]
+    same(now(ema)[0], averages[-1])
+    assert best.best_model_score is not None
+    steps = [4 * epoch + i for epoch in range(3) for i in (1, 2, 3)]
+    live = torch.stack([loss_of(net, net.trained[step - 1]) for step in steps])
+    torch.testing.assert_close(best.best_model_score, live.min())
+    same(loaded(Path(best.best_model_path), "state_dict", averages[0]), averages[steps[int(live.argmin())] - 1])
+
+
+def ddp_others(folder: Path) -> None:
+    stops_early(Net, DDPStrategy, folder)
+    snapshots(Net, DDPStrategy, folder)
+    validates_live(Net, DDPStrategy, folder)
+
+
+def fsdp2_others(folder: Path) -> None:
+    stops_early(Sharded, two_shards, folder)
+    snapshots(Sharded, two_shards, folder)
+    validates_live(Sharded, two_shards, folder)
+
+
+def ddp_norms(folder: Path) -> None:
+    """The averaged statistics are those of the first process, which DDP gives to all."""
+    straight, ema = Normed(), EMA(DECAY)
+    fit = run(straight, DDPStrategy(), ema, keep(folder / "norm"))
+    averages = ema_of(straight.trained)
+    everywhere({str(i): loss for i, loss in enumerate(straight.validated)})
+    steps = [4 * epoch + i for epoch in range(3) for i in (1, 2, 3)]
+    if rank() == 0:
+        all_same(straight.seen[1:], [averages[step - 1] for step in steps])
+        same(now(ema)[0], averages[-1])
+    for loss, step in zip(straight.validated[1:], steps):
+        expected = [loss_of(straight, averages[step - 1])]
+        torch.distributed.broadcast_object_list(expected, 0)
+        torch.testing.assert_close(loss, expected[0])
+    bare, resumed, again = Normed(), Normed(), EMA(DECAY)
+    run(bare, DDPStrategy())
+    run(resumed, DDPStrategy(), again, ckpt=folder / "norm" / "step=6.ckpt")
+    if rank() == 0:
+        all_same(straight.trained, bare.trained)
+        goes_on(straight, resumed, 6)
+        same(now(again)[0], averages[-1])
+    for net in (bare, resumed):
+        all_same(learned(straight.trained[-len(net.trained) :]), learned(net.trained))
+    all_same(learned([now(again)[0]]), learned([averages[-1]]))
+    # A second fit begins with DDP writing the first process's statistics into all: that is no other module.
+    fit.fit_loop.max_epochs = 4
+    fit.fit(straight, data(), data(1, seed=9))
+    assert ema.averaged["ema"].count.updates == 16
+    all_same(learned([now(ema)[0]]), learned([ema_of(straight.trained)[-1]]))
+
+
+def learned(found: list[Weights]) -> list[Weights]:
+    """Without running statistics, of which each process has its own until DDP's next forward."""
+    return [{name: tensor for name, tensor in each.items() if "running" not in name} for each in found]
+
+
+def ddp_statistics(folder: Path) -> None:
+    """The statistics are those of the average on the data of both processes; the live ones stay."""
+    net, ema = Normed(), EMA(DECAY, update_bn=True)
+    run(net, DDPStrategy(), ema)
+    trained = ema_of(net.trained)[-1]
+    found, live = now(ema)
+    same(live, net.trained[-1])
+    everywhere(found)
+    same(weights(net), found)
+    means, variances = [], []
+    for seed in range(2):
+        seen = [
+            nn.functional.linear(batch[0], trained["first.weight"], trained["first.bias"]) for batch in data(seed=seed)
+        ]
+        means.append(torch.stack([each.mean(0) for each in seen]).mean(0))
+        variances.append(torch.stack([each.var(0) for each in seen]).mean(0))
+    mean = torch.stack(means).mean(0)
+    spread = torch.stack([variance + (own - mean).square() for own, variance in zip(means, variances)]).mean(0)
+    torch.testing.assert_close(found["norm.running_mean"], mean)
+    torch.testing.assert_close(found["norm.running_var"], spread)
+    for name in ("first.weight", "second.bias", "norm.weight", "count"):
+        assert torch.equal(found[name], trained[name])
 
 
 if __name__ == "__main__":

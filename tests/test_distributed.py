@@ -17,6 +17,12 @@ CASES = {
         *["ddp_frozen", "ddp_frozen_norm", "ddp_unfreezing", "ddp_resume", "ddp_members"],
         *["fsdp2_frozen", "fsdp2_resume_while_frozen", "fsdp2_unfreezing"],
     ],
+    "distributed_average_cases.py": [
+        *["ddp_reference", "ddp_resume", "ddp_end", "ddp_changes", "ddp_tested", "ddp_others"],
+        *["ddp_norms", "ddp_statistics"],
+        *["fsdp2_shards", "fsdp2_full_resume", "fsdp2_sharded_resume", "fsdp2_full_end", "fsdp2_sharded_end"],
+        *["fsdp2_full_changes", "fsdp2_sharded_changes", "fsdp2_tested", "fsdp2_breaks", "fsdp2_others", "fsdp2_half"],
+    ],
 }
 
 

@@ -78,6 +78,7 @@ LAYERS = [
         "sharding",
         "averaging.tensors",
         "averaging.exchange",
+        "averaging.moving",
         "averaging.offload",
         "averaging.averaged",
         "averaging.planned",

@@ -263,7 +263,7 @@ class SolverMixin(_Base):
             do = "drop optimizer and lr_scheduler from the command line and YAML, or use SolverCLI"
             raise SolverError(type(self).__name__, what, do=do)
         if not self._solver_callbacks:
-            self._solver_callbacks = (PlanGuard(), FollowMetrics(), Freezing(), OptimizerMode(), SolverAverages())
+            self._solver_callbacks = (PlanGuard(), FollowMetrics(), SolverAverages(), Freezing(), OptimizerMode())
         given: Any = super().configure_callbacks()
         found = [*given] if isinstance(given, (list, tuple)) else [given]
         present = getattr(self._trainer, "callbacks", ())  # where an earlier run has attached them

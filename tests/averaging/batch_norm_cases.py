@@ -90,7 +90,9 @@ def sharded(rank: int) -> None:
         fully_shard(layer, mesh=init_device_mesh("cpu", (2,)))
     fully_shard(module, mesh=init_device_mesh("cpu", (2,)))
     for one in (plain, module):
-        with torch.inference_mode():  # as in a validation; what FSDP2 allocates for its gathered weights has to outlive it
+        with (
+            torch.inference_mode()
+        ):  # as in a validation; what FSDP2 allocates for its gathered weights has to outlive it
             estimate_statistics(one, batches(rank, 3), reduce=mean)
     for name, buffer in plain.named_buffers():
         assert torch.allclose(dict(module.named_buffers())[name], buffer), name

@@ -60,11 +60,12 @@ def check(train: Any, batches: list[list[Tensor]], most: int | None, **settings:
     assert_same(*({name: one[name] for name in one if "running" in name} for one in alike))
 
 
-data = Numbers()
-each = [torch.stack([data[i][0] for i in range(rank, 40, 2)]) for rank in range(2)]
-sampled = loader(batch_size=4, sampler=DistributedSampler(data, 2, int(os.environ["RANK"]), shuffle=False))
-check(sampled, [list(own.split(4)) for own in each], None)
-check(sampled, [list(own.split(4))[:2] for own in each], 2)
-# Streams of different lengths; training ends before that matters.
-streams = [list(torch.stack([row for row, _ in rows(rank)]).split(8)) for rank in range(2)]
-check(DataLoader(Uneven(), batch_size=8), [own[:3] for own in streams], None, max_steps=2, val_check_interval=2)
+if __name__ == "__main__":
+    data = Numbers()
+    each = [torch.stack([data[i][0] for i in range(rank, 40, 2)]) for rank in range(2)]
+    sampled = loader(batch_size=4, sampler=DistributedSampler(data, 2, int(os.environ["RANK"]), shuffle=False))
+    check(sampled, [list(own.split(4)) for own in each], None)
+    check(sampled, [list(own.split(4))[:2] for own in each], 2)
+    # Streams of different lengths; training ends before that matters.
+    streams = [list(torch.stack([row for row, _ in rows(rank)]).split(8)) for rank in range(2)]
+    check(DataLoader(Uneven(), batch_size=8), [own[:3] for own in streams], None, max_steps=2, val_check_interval=2)

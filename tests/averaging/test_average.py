@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from members import Steps, members
 
 from lightning_solver import RunLength, SolverError, SolverSpec
 from lightning_solver.averaging import EMA, SWA, Average, PowerEMA, PowerWarmup, SlowStart, UpdateBN
 from lightning_solver.averaging.average import Count, find_evaluated
+from members import Steps, members
 
 DURATIONS = st.sampled_from([1, 2, 3, 7, "25%", "50%", "2.5", "1ep", "1/2ep", "2ep", "1ep+1st"])
 LENGTHS = st.sampled_from([1, 2, 3, 5, "2.5", "1ep", "2ep", "1/2ep", "10%"])
@@ -204,6 +204,17 @@ def test_before_its_start_it_follows_the_weights_or_stays(before: Any, expected:
         assert not averaged.begun
 
 
+@pytest.mark.parametrize("first", ["copy", "blend"])
+def test_it_follows_until_its_first_update_wherever_its_start_lies_before_that(first: Any) -> None:
+    average = EMA(decay=0.5, start=2, every="1ep", first=first)
+    steps = Steps(average, 8, steps_per_epoch=4)
+    for step in (1, 2, 3):
+        assert steps.go().members()[step] == 1.0
+    last = 1.0 if first == "copy" else 0.5
+    assert steps.go().members()[3:5].tolist() == [1 - last, last]
+    assert average.curve(total_steps=4, steps_per_epoch=4).tolist() == [1, 1, 1, last]
+
+
 def test_start_0_begins_with_the_weights_of_the_start_of_the_run() -> None:
     assert Steps(EMA(decay=0.5, start=0), 4).averaged.begun
     assert members(EMA(decay=0.5, start=0), 2).tolist() == [0.25, 0.25, 0.5]
@@ -314,7 +325,7 @@ def test_a_wrong_value_is_refused_by_name(kind: Any, arguments: dict[str, Any], 
 
 
 def test_a_misspelt_field_in_the_block_gets_a_suggestion() -> None:
-    with pytest.raises(SolverError, match="half_live.*half_life"):
+    with pytest.raises(SolverError, match=r"half_live.*half_life"):
         SolverSpec.from_dict({"averages": {"a": {"class_path": "EMA", "init_args": {"half_live": 5}}}})
     with pytest.raises(SolverError, match=r"averages.*EMMA"):
         SolverSpec.from_dict({"averages": {"a": {"class_path": "EMMA", "init_args": {"decay": 0.5}}}})

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from members import Steps, members
 
 from lightning_solver import RunLength
 from lightning_solver.averaging import EMA, SWA, PowerEMA, PowerWarmup, SlowStart
 from lightning_solver.averaging.kinds import gamma_of, sigma_rel_of
+from members import Steps, members
 
 FEW = settings(max_examples=40, deadline=None)
 DECAYS = st.floats(0.0, 1.0)
@@ -188,7 +188,9 @@ def test_sigma_rel_is_the_deviation_of_the_times_whatever_the_length_of_the_run(
 def test_the_exponents_of_the_paper() -> None:
     assert gamma_of(0.05) == pytest.approx(16.97, abs=0.005)
     assert gamma_of(0.10) == pytest.approx(6.94, abs=0.005)
-    assert PowerEMA(sigma_rel=0.1).curve(total_steps=9) == pytest.approx(PowerEMA(gamma=gamma_of(0.1)).curve(total_steps=9))
+    assert PowerEMA(sigma_rel=0.1).curve(total_steps=9) == pytest.approx(
+        PowerEMA(gamma=gamma_of(0.1)).curve(total_steps=9)
+    )
 
 
 @FEW

@@ -72,7 +72,16 @@ def test_values_are_the_textbook_recursion_by_name_and_in_order(decay: float, st
         train(module, 1, averaged, start=step)
         for name, tensor in module.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * tensor.double()
-    assert averaged.names == ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias", "1.running_mean", "1.running_var")
+    assert averaged.names == (
+        "0.weight",
+        "0.bias",
+        "1.weight",
+        "1.bias",
+        "3.weight",
+        "3.bias",
+        "1.running_mean",
+        "1.running_var",
+    )
     for name, value in zip(averaged.names, averaged.values):
         torch.testing.assert_close(value, expected[name].float(), rtol=1e-5, atol=1e-5)
 
@@ -351,7 +360,7 @@ def test_nothing_is_added_while_the_averages_are_in_the_place_of_the_weights() -
 def test_a_tensor_that_is_averaged_already_is_not_added_once_more() -> None:
     weight = torch.zeros(2)
     averaged = HALF.over({"a": weight})
-    with pytest.raises(SolverError, match="average: .*already"):
+    with pytest.raises(SolverError, match=r"average: .*already"):
         averaged.add({"a": weight})
     assert averaged.names == ("a",)
     assert len(averaged.values) == 1
@@ -371,6 +380,20 @@ def test_swapping_moves_memory_and_copies_nothing() -> None:
     assert [w.data_ptr() for w in averaged.weights] == weights
     assert allocated(averaged.swap) == 0
     assert [w.data_ptr() for w in averaged.tensors] == weights
+
+
+def test_memory_stays_in_its_place_where_copying_is_asked_for() -> None:
+    weight = torch.zeros(4)
+    averaged = EMA(decay=0.5, swap="copy").over([weight])
+    averaged.update()
+    weight.fill_(2.0)
+    averaged.update()
+    places = weight.data_ptr(), averaged.values[0].data_ptr()
+    with averaged.swapped_in():
+        assert weight.data_ptr() == places[0]
+        assert weight.tolist() == [1.0] * 4
+    assert (weight.data_ptr(), averaged.values[0].data_ptr()) == places
+    assert weight.tolist() == [2.0] * 4
 
 
 def test_an_update_needs_no_memory() -> None:

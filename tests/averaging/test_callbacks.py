@@ -259,6 +259,23 @@ def test_an_average_that_begins_after_the_end_keeps_the_training(caplog: pytest.
         assert torch.equal(net.saw[-1][1], net.trail[-1])
 
 
+@pytest.mark.parametrize("before", ["follow", "every", "hold"])
+def test_an_average_that_has_not_begun_is_neither_evaluated_nor_saved_nor_kept(before: Any, tmp_path: Path) -> None:
+    """Whatever it holds before."""
+    net, callback = Net(), EMA(DECAY, start=100, every=7, first="blend", before=before)
+    trainer = fit(net, callback, each_epoch(tmp_path), val_check_interval=5)
+    assert [
+        index for index, (_, weights) in enumerate(net.saw) if not torch.equal(weights, net.trail[5 * index + 4])
+    ] == []
+    assert torch.equal(vector(net), net.trail[-1])
+    assert torch.equal(of_state(net.state_dict()), net.trail[-1])
+    found = saved(tmp_path / "epoch=1.ckpt")
+    assert torch.equal(of_state(found["state_dict"]), net.trail[-1])
+    assert "lightning_solver_average" not in found["state_dict"]._metadata[""]
+    trainer.test(net, other_data(), verbose=False)
+    assert torch.equal(net.saw[-1][1], net.trail[-1])
+
+
 # ---------------------------------------------------------------------- whatever happens
 
 HOOKS = [
@@ -311,7 +328,9 @@ def test_what_was_changed_is_undone(hook: str, error: BaseException, first: bool
     # nothing stands in the way of a further run, which goes on
     again = make_trainer(callback, max_epochs=1)
     again.fit(net, data(), other_data())
-    assert averaged.count.steps == callback.averaged["ema"].count.steps - (0 if averaged is callback.averaged["ema"] else steps)
+    assert averaged.count.steps == callback.averaged["ema"].count.steps - (
+        0 if averaged is callback.averaged["ema"] else steps
+    )
     assert len(net.trail) >= STEPS
 
 
@@ -325,6 +344,48 @@ def test_a_run_that_was_interrupted_goes_on_with_its_average() -> None:
     again = make_trainer(callback, max_epochs=1)
     again.fit(net, data(), other_data())
     assert equal(everything(callback.averaged["ema"]), everything(whole.averaged["ema"]))
+
+
+@pytest.mark.parametrize("keep", ["average", "live"])
+@pytest.mark.parametrize(
+    "hook", ["on_train_epoch_end", "on_train_batch_end", "on_validation_batch_end", "on_validation_end"]
+)
+@pytest.mark.parametrize("file", [False, True], ids=["", "of a file"])
+def test_an_evaluation_in_mid_run_by_another_trainer(hook: str, keep: Any, file: bool, tmp_path: Path) -> None:
+    """With the same callback, which finds the module in the middle of something and leaves it so."""
+
+    def evaluate(trainer: Any, module: Any) -> None:
+        before = vector(module)
+        path = tmp_path / "file.ckpt" if file else None
+        if file:
+            trainer.save_checkpoint(path, weights_only=True)
+        seen = len(net.saw)
+        make_trainer(callback).test(module, other_data(), ckpt_path=path, weights_only=True, verbose=False)
+        close(net.saw[seen][1], average_of(callback.averaged["ema"]))
+        assert torch.equal(vector(module), before)
+        module.trainer = trainer
+
+    net, callback = Net(), EMA(DECAY, keep=keep)
+    fit(net, callback, At(hook, evaluate, nth=2), each_epoch(tmp_path), max_epochs=3)
+    assert equal(net.trail, straight(max_epochs=3))
+    close(average_of(callback.averaged["ema"]), ema(net.trail, DECAY))
+    assert torch.equal(vector(net), average_of(callback.averaged["ema"]) if keep == "average" else net.trail[-1])
+    found = saved(tmp_path / "epoch=2.ckpt")
+    assert torch.equal(of_state(found["state_dict"]), average_of(callback.averaged["ema"]))
+    assert torch.equal(of_state(found[KEY]["live"]), net.trail[-1])
+
+
+def test_a_run_of_another_module_that_fails_leaves_the_first_one_alone() -> None:
+    class Fails(Net):
+        def setup(self, stage: str) -> None:
+            raise Oops("on purpose")
+
+    net, callback = Net(), EMA(DECAY)
+    fit(net, callback)
+    held = vector(net)
+    with pytest.raises(Oops):
+        fit(Fails(), callback)
+    assert torch.equal(vector(net), held)
 
 
 class FailsToTest(Net):
@@ -476,15 +537,49 @@ def test_a_test_of_a_file_between_two_fits_leaves_no_trace(tmp_path: Path) -> No
         assert torch.equal(net.trail[-1], straight(max_epochs=3)[-1])
 
 
+USES = [{"keep": "average"}, {"keep": "live"}, {"evaluated": False}]
+
+
+@pytest.mark.parametrize("use", USES, ids=str)
+def test_what_was_loaded_for_a_test_stays_until_training_goes_on(tmp_path: Path, use: dict[str, Any]) -> None:
+    """A test without a file is one of what the module holds; the live weights are safe all the while."""
+    net, callback = Net(), EMA(DECAY, **use)
+    trainer = fit(net, callback, each_epoch(tmp_path))
+    trainer.test(net, other_data(), ckpt_path=tmp_path / "epoch=0.ckpt", weights_only=True, verbose=False)
+    file = vector(net)
+    assert torch.equal(file, of_state(saved(tmp_path / "epoch=0.ckpt")["state_dict"]))
+    trainer.test(net, other_data(), verbose=False)
+    assert torch.equal(net.saw[-1][1], file)
+    assert torch.equal(vector(net), file)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(net, data(), other_data())
+    assert torch.equal(net.trail[-1], straight(max_epochs=3)[-1])
+
+
 # ---------------------------------------------------------------------- further fits
 
 
-def test_a_second_fit_goes_on_with_a_fresh_trainer_too() -> None:
-    net, callback = Net(), EMA(DECAY)
+@pytest.mark.parametrize("keep", ["average", "live"])
+def test_a_second_fit_from_a_file_is_that_of_the_file(tmp_path: Path, keep: Any) -> None:
+    net, callback = Net(), EMA(DECAY, keep=keep)
+    fit(net, callback, each_epoch(tmp_path))
+    expected, held = everything(callback.averaged["ema"]), vector(net)
+    fit(net, callback, ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert equal(net.trail[2 * STEPS :], net.trail[STEPS : 2 * STEPS])
+    assert equal(everything(callback.averaged["ema"]), expected)
+    assert torch.equal(vector(net), held)
+
+
+@pytest.mark.parametrize("keep", ["average", "live"])
+def test_a_second_fit_goes_on_with_a_fresh_trainer_too(keep: Any, tmp_path: Path) -> None:
+    net, callback = Net(), EMA(DECAY, keep=keep)
     fit(net, callback, max_epochs=1)
-    fit(net, callback, max_epochs=1)
+    fit(net, callback, each_epoch(tmp_path), max_epochs=1)
     assert equal(net.trail, straight(max_epochs=2))
-    close(vector(net), ema(net.trail, DECAY))
+    close(average_of(callback.averaged["ema"]), ema(net.trail, DECAY))
+    found = saved(tmp_path / "epoch=0.ckpt")
+    assert torch.equal(of_state(found["state_dict"]), average_of(callback.averaged["ema"]))
+    assert torch.equal(of_state(found[KEY]["live"]), net.trail[-1])
 
 
 def test_after_a_release_the_module_is_what_it_holds(tmp_path: Path) -> None:
@@ -500,19 +595,19 @@ def test_after_a_release_the_module_is_what_it_holds(tmp_path: Path) -> None:
     assert saved(tmp_path / "again.ckpt")[KEY]["averages"]["ema"]["count"]["steps"] == STEPS
 
 
-def test_other_weights_that_were_loaded_between_two_fits_are_taken(caplog: pytest.LogCaptureFixture) -> None:
-    for keep in ("average", "live"):
-        net, callback = Net(), EMA(DECAY, keep=keep)  # type: ignore[arg-type]
+@pytest.mark.parametrize("use", USES, ids=str)
+def test_other_weights_that_were_loaded_between_two_fits_are_taken(
+    use: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    net, callback = Net(), EMA(DECAY, **use)
+    fit(net, callback)
+    net.load_state_dict(Net().state_dict())
+    net.trail.clear()
+    with caplog.at_level(logging.WARNING, "lightning_solver"):
         fit(net, callback)
-        fresh = Net()
-        caplog.clear()
-        net.load_state_dict(fresh.state_dict())
-        net.trail.clear()
-        with caplog.at_level(logging.WARNING, "lightning_solver"):
-            fit(net, callback)
-        assert "the module was given other weights since the last fit" in caplog.text
-        assert equal(net.trail, straight())
-        close(average_of(callback.averaged["ema"]), ema(net.trail, DECAY))
+    assert "the module was given other weights since the last fit" in caplog.text
+    assert equal(net.trail, straight())
+    close(average_of(callback.averaged["ema"]), ema(net.trail, DECAY))
 
 
 def test_a_later_fit_without_the_callback_is_not_served_the_old_average(tmp_path: Path) -> None:
@@ -613,6 +708,28 @@ def test_a_copy_of_the_module_is_a_module_of_its_own(keep: Any, copied: Callable
     close(vector(other), ema(other.trail[-20:], 0.5))
 
 
+def test_a_tied_weight_is_averaged_once_and_saved_under_both_names(tmp_path: Path) -> None:
+    class Tied(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.again = self.layers[0]
+
+    net, callback = Tied(), EMA(DECAY, keep="live")
+    fit(net, callback, each_epoch(tmp_path))
+    assert len(callback.averaged["ema"].names) == 4
+    found = saved(tmp_path / "epoch=1.ckpt")["state_dict"]
+    close(of_state(found), ema(net.trail, DECAY))
+    assert torch.equal(found["again.weight"], found["layers.0.weight"])
+    assert torch.equal(net.again.weight, net.trail[-1][:24].view(6, 4))  # type: ignore[arg-type]
+
+
+def test_the_state_dict_of_what_the_module_is_a_part_of() -> None:
+    net = Net()
+    fit(net, EMA(DECAY, keep="live"))
+    inner = {name.removeprefix("0."): value for name, value in nn.Sequential(net).state_dict().items()}
+    close(of_state(inner), ema(net.trail, DECAY))
+
+
 def test_callbacks_can_be_copied_before_they_are_used() -> None:
     net = Net()
     fit(net, copy.deepcopy(EMA(DECAY)))
@@ -667,20 +784,24 @@ def test_both_sets_are_validated_on_request() -> None:
 @pytest.mark.parametrize(
     ("callbacks", "match"),
     [
-        ([EMA(0.9), EMA(0.5)], r"Trainer\.callbacks: two averages have the same name; got 'ema'; give one of them another"),
+        (
+            [EMA(0.9), EMA(0.5)],
+            r"Trainer\.callbacks: two averages have the same name; got 'ema'; give one of them another",
+        ),
         ([EMA(0.9), SWA(name="ema")], r"two averages have the same name; got 'ema'"),
         ([EMA(0.9), SWA()], r"only one of the averages can be evaluated.*got ema, swa; say evaluated: true for one"),
         ([EMA(0.9), EMAWeightAveraging(decay=0.9)], r"got EMAWeightAveraging; drop one of the two"),
         ([EMA(0.9, only="layer.*")], r"EMA\('ema'\)\.only: matches no parameter or buffer; got 'layer\.\*'"),
         ([EMA(0.9, leave_out="*")], r"EMA\('ema'\): there is nothing to average"),
+        ([SWA()], r"SWA\('swa'\)\.start: needs the length of the run; got neither max_epochs nor max_steps"),
     ],
-    ids=["twice", "one name", "both evaluated", "Lightning's own", "no match", "nothing left"],
+    ids=["twice", "one name", "both evaluated", "Lightning's own", "no match", "nothing left", "no end"],
 )
 def test_what_cannot_be_is_said_before_training(callbacks: list[Callback], match: str) -> None:
     net = Net()
     initial = vector(net)
     with pytest.raises(SolverError, match=match):
-        fit(net, *copy.deepcopy(callbacks))
+        fit(net, *copy.deepcopy(callbacks), **({"max_epochs": -1, "max_steps": -1} if len(callbacks) < 2 else {}))
     assert net.trail == []
     assert torch.equal(vector(net), initial)
 
@@ -750,6 +871,33 @@ def test_what_is_unfrozen_in_mid_run_is_averaged_from_then_on(how: str) -> None:
     assert torch.equal(net.trail[STEPS - 1][:first], initial[:first])
     assert far(net.trail[-1][:first], initial[:first])
     close(vector(net), ema(net.trail, DECAY))
+
+
+def test_what_is_unfrozen_while_another_optimiser_has_its_turn() -> None:
+    """In a turn the parameters of the other optimisers require no gradient, and yet their average is not of nothing."""
+
+    class Toggling(Manual):
+        def __init__(self) -> None:
+            super().__init__((1, 1))
+            self.layers[0].bias.requires_grad_(False)  # type: ignore[union-attr, operator]
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            self.layers[0].bias.requires_grad_(len(self.trail) >= 5)  # type: ignore[union-attr, operator]
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            for optimizer in self.optimizers():  # type: ignore[union-attr]
+                self.toggle_optimizer(optimizer)
+                optimizer.zero_grad()
+                self.manual_backward(self.loss(batch))
+                optimizer.step()
+                self.untoggle_optimizer(optimizer)
+
+    net = Toggling()
+    body, head = EMA(DECAY, only="layers.0.*"), EMA(DECAY, only="layers.3.*", evaluated=False, name="head")
+    fit(net, body, head)
+    assert {*body.averaged["ema"].names} == {"layers.0.weight", "layers.0.bias"}
+    close(vector(net)[:30], ema(net.trail, DECAY)[:30])
+    close(average_of(body.averaged["head"]), ema(net.trail, DECAY)[30:])
 
 
 def test_a_run_in_which_something_was_unfrozen_is_resumed_bitwise(tmp_path: Path) -> None:

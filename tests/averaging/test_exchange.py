@@ -64,11 +64,14 @@ def test_each_set_is_found_wherever_it_is(in_place: bool) -> None:
         assert_alike([weight.detach() for weight in weights], [e.to(w.dtype) for e, w in zip(expected, weights)])
 
 
-def test_memory_is_exchanged_and_the_tensors_of_the_model_stay_the_same_objects() -> None:
+def test_memory_is_lent_and_the_tensors_of_the_model_stay_the_same_objects() -> None:
     weight, average = free()
-    before = weight.data_ptr(), average.data_ptr()
-    Exchange([weight], [average]).swap()
-    assert (average.data_ptr(), weight.data_ptr()) == before
+    exchange = Exchange([weight], [average])
+    own, lent = weight.data_ptr(), average.data_ptr()
+    exchange.swap()
+    assert (weight.data_ptr(), exchange.weight(0).data_ptr()) == (lent, own)
+    exchange.swap()
+    assert (weight.data_ptr(), exchange.average(0).data_ptr()) == (own, lent)
     assert isinstance(weight, nn.Parameter)
     assert weight.requires_grad
 
@@ -201,7 +204,7 @@ def test_an_interrupt_between_any_two_lines_loses_nothing(swapped: bool, in_plac
         held = [weight.detach().clone() for weight in weights]
         if not fail_at(number, exchange.swap):
             break
-        right = all(torch.equal(a, b) for a, b in zip(sum(sets(exchange), []), live + averages))
+        right = all(torch.equal(a, b) for a, b in zip(itertools.chain(*sets(exchange)), live + averages))
         # and what the model holds is what the exchange says that it holds
         expected = averages if exchange.swapped else live
         right = right and all(torch.equal(w.detach(), e.to(w.dtype)) for w, e in zip(weights, expected))
@@ -209,7 +212,7 @@ def test_an_interrupt_between_any_two_lines_loses_nothing(swapped: bool, in_plac
             right = right and all(torch.equal(w.detach(), h) for w, h in zip(weights, held))
         exchange.swap()
         exchange.swap()
-        right = right and all(torch.equal(a, b) for a, b in zip(sum(sets(exchange), []), live + averages))
+        right = right and all(torch.equal(a, b) for a, b in zip(itertools.chain(*sets(exchange)), live + averages))
         if not right:
             lost.append(number)
         number += 1

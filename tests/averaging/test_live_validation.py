@@ -169,6 +169,33 @@ def test_a_second_validation_begins_afresh_but_for_what_remembers_the_first() ->
     assert again == expected
 
 
+class ByHand(Net):
+    """Computes a collection itself, and resets metrics when an epoch begins."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        scores = self(batch[0])
+        self.rates.update(scores, batch[1])
+        self.accuracy.update(scores, batch[1])
+        if batch_idx == 1:
+            self.log_dict({f"early_{name}": value for name, value in self.rates.compute().items()})
+        return scores.sum()
+
+    def on_validation_epoch_start(self) -> None:
+        self.accuracy.reset()
+        self.rates.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.rates.compute())
+        self.log("accuracy", self.accuracy.compute())
+
+
+def test_metrics_that_are_reset_when_an_epoch_begins_begin_afresh_for_the_live_weights_too() -> None:
+    module, other = nets(ByHand)
+    both = Both(other)
+    validated(module, both, loaders=data(seed=5))
+    assert validated(module, both) == alone(ByHand)
+
+
 class Plain(Net):
     """Without hooks around the step, and without random numbers or batches that change."""
 
@@ -369,6 +396,9 @@ def test_networks_in_metrics_are_not_copied_and_functions_stay_bound() -> None:
     live = LiveValidation()
     with live._second_pass(module):
         module.features.update(2.0)
+        module.rates.update(torch.eye(3), torch.arange(3))
+        assert module.rates._groups_checked
+    assert not module.rates._groups_checked
     twins = {path: twin for path, _, twin in live._metrics._pairs}
     twin: Any = twins["features"]
     assert twin.network.weight is module.features.network.weight

@@ -50,7 +50,7 @@ from averaging_cases import (
     straight,
     vector,
 )
-from lightning_solver import SolverError
+from lightning_solver import OptimizerSpec, SolverError, SolverMixin, SolverSpec, averaging
 from lightning_solver.averaging import PowerWarmup
 from lightning_solver.averaging.weight_sets import KEY
 from lightning_solver.callbacks import EMA, SWA
@@ -90,7 +90,9 @@ def test_an_average_that_never_begins_does_not_cost_the_training(caplog: pytest.
     with caplog.at_level(logging.WARNING, "lightning_solver"):
         fit(ours, EMA(DECAY, start=100))
     assert torch.equal(vector(ours), straight()[-1])
-    assert "the average ema starts after step 100, but the run ends after 20: the trained weights are kept" in caplog.text
+    assert (
+        "the average ema starts after step 100, but the run ends after 20: the trained weights are kept" in caplog.text
+    )
 
 
 def test_before_an_average_begins_the_trained_weights_are_validated_and_saved(tmp_path: Path) -> None:
@@ -124,8 +126,11 @@ def test_the_weights_that_won_the_metric_are_those_that_are_tested(tmp_path: Pat
         trainer = fit(net, callback, keep)
         assert keep.best_model_score is not None
         found = trainer.test(net, other_data(), ckpt_path="best", verbose=False, weights_only=True)
-        return float(keep.best_model_score), found[0]["test_loss"], net.saw[-1][1], of_state(
-            saved(keep.best_model_path)["state_dict"]
+        return (
+            float(keep.best_model_score),
+            found[0]["test_loss"],
+            net.saw[-1][1],
+            of_state(saved(keep.best_model_path)["state_dict"]),
         )
 
     monitored, tested, weights, stored = run(EMAWeightAveraging(decay=DECAY), tmp_path / "theirs")
@@ -747,23 +752,40 @@ def test_an_average_that_is_renamed_in_code_keeps_its_state(tmp_path: Path) -> N
 
 
 def test_an_average_that_is_added_when_a_run_is_resumed(tmp_path: Path) -> None:
-    """It begins with the weights of the checkpoint; Lightning does that too."""
+    """It begins with the weights of the checkpoint; Lightning's own does so with its next update."""
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     fit(Net(), keep, max_epochs=1)
-    for callback in (EMAWeightAveraging(decay=DECAY), EMA(DECAY, start=0)):
-        net = Net()
-        begin = At("on_train_start", lambda trainer, module: module.trail.append(vector(module)))
-        with pytest.warns(UserWarning) if isinstance(callback, WeightAveraging) else _silent():
-            fit(net, callback, begin, ckpt_path=tmp_path / "epoch=0.ckpt")
-        assert len(net.trail) == STEPS + 1
-        first = 1 if isinstance(callback, WeightAveraging) else 0  # AveragedModel copies at its first update
-        close(vector(net), ema(net.trail[first:], DECAY))
+    start = of_state(saved(tmp_path / "epoch=0.ckpt")["state_dict"])
+    theirs, ours = Net(), Net()
+    with pytest.warns(UserWarning, match="was not created with WeightAveraging"):
+        fit(theirs, EMAWeightAveraging(decay=DECAY), ckpt_path=tmp_path / "epoch=0.ckpt")
+    close(vector(theirs), ema(theirs.trail, DECAY))
+    fit(ours, EMA(DECAY), ckpt_path=tmp_path / "epoch=0.ckpt")
+    close(vector(ours), ema([start, *ours.trail], DECAY))
 
 
-class _silent:
-    def __enter__(self) -> None: ...
+def test_an_average_that_is_dropped_when_a_run_is_resumed(tmp_path: Path) -> None:
+    """Training went on from the average, as that is the ``state_dict``; the live weights lay beside it."""
 
-    def __exit__(self, *error: object) -> None: ...
+    class Solved(SolverMixin, Net):
+        def __init__(self, averages: Any) -> None:
+            super().__init__()
+            self.solver = SolverSpec(OptimizerSpec("SGD", {"lr": 0.1}), averages=averages)
+
+        configure_optimizers = SolverMixin.configure_optimizers
+
+    last = straight()[-1]
+    keep = ModelCheckpoint(tmp_path / "theirs", filename="{epoch}", save_top_k=-1)
+    fit(Net(), EMAWeightAveraging(decay=DECAY), keep, max_epochs=1)
+    theirs = Net()
+    fit(theirs, ckpt_path=tmp_path / "theirs/epoch=0.ckpt")
+    assert far(theirs.trail[-1], last)
+
+    keep = ModelCheckpoint(tmp_path / "ours", filename="{epoch}", save_top_k=-1)
+    fit(Solved({"ema": averaging.EMA(DECAY)}), keep, max_epochs=1)
+    ours = Solved({})
+    fit(ours, ckpt_path=tmp_path / "ours/epoch=0.ckpt")
+    assert torch.equal(ours.trail[-1], last)
 
 
 def test_everything_that_is_saved_loads_with_weights_only(tmp_path: Path) -> None:

@@ -248,17 +248,21 @@ def test_loaders_that_cannot_be_run_through_twice_are_refused_in_mid_run(made: A
     assert estimate.seen == [2]
 
 
-def test_several_loaders_are_put_together_as_in_training() -> None:
+@pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`")
+@pytest.mark.parametrize(("mode", "seen"), [("min_size", [16, 16]), ("max_size", [16, 16, 8, 8, 8])])
+def test_several_loaders_are_put_together_as_in_training(mode: Any, seen: list[int]) -> None:
+    sizes: list[int] = []
+
     class Two(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step(batch["a"], batch_idx)
 
         def batch_norm_step(self, batch: Any) -> None:
-            self(torch.cat([batch["a"][0], batch["b"][0]]))
+            sizes.append(sum(len(part[0]) for part in batch.values() if part is not None))
+            self(batch["a"][0])
 
-    estimate = Estimate()
-    fitted(Two(), CombinedLoader({"a": loader(), "b": loader(16)}, "min_size"), estimate)
-    assert estimate.seen == [2]
+    fitted(Two(), CombinedLoader({"a": loader(), "b": loader(16)}, mode), Estimate())
+    assert sizes == seen
 
 
 class Steps(Net):

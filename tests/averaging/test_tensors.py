@@ -141,7 +141,7 @@ def test_a_glob_that_matches_nothing_is_an_error_with_the_nearest_name(field: st
     ids=["all left out", "all frozen", "a module without any", "no tensors"],
 )
 def test_nothing_to_average_is_an_error(module: Any, fields: dict[str, Any]) -> None:
-    with pytest.raises(SolverError, match="average: there is nothing to average; got .* none of them left"):
+    with pytest.raises(SolverError, match=r"average: there is nothing to average; got .* none of them left"):
         names(module, **fields)
 
 

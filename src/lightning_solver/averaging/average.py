@@ -435,7 +435,7 @@ class Shares:
 
     def _share(self, count: Count) -> float:
         step = count.steps
-        if step < self.start and count.began is None:
+        if count.began is None and not self.due(step):
             share = self._before(step)
             count.latest = step if share else count.latest
             return share

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lightning_solver.averaging.average import Average, Count
 from lightning_solver.averaging.exchange import Exchange
+from lightning_solver.averaging.moving import Pairs
 from lightning_solver.averaging.offload import Offload
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
@@ -194,7 +195,7 @@ class Averaged:
             part = local(tensor.detach())
             if self._offload is None and self._values[index].device != part.device:
                 self._values[index].data = self._values[index].data.to(part.device)
-        self._exchange.sort()
+        self._exchange.to_devices()
         self._sort()
 
     # ------------------------------------------------------------------ state
@@ -271,7 +272,7 @@ class Averaged:
         beside = [pair for pair in moving if pair[0].device == pair[1].device]
         self._offload = Offload([v for v, _ in apart], [t for _, t in apart]) if apart else None
         alike = [pair for pair in beside if pair[0].dtype == pair[1].dtype]
-        self._same = [v for v, _ in alike], [t for _, t in alike]
+        self._same = Pairs([v for v, _ in alike], [t for _, t in alike])
         self._mixed = list(_chunks([pair for pair in beside if pair[0].dtype != pair[1].dtype]))
 
     def _refresh(self) -> None:
@@ -307,15 +308,12 @@ class Averaged:
     def _move_now(self, share: float) -> None:
         if self._offload is not None:
             self._offload.move(share)
-        values, weights = self._same
         if share == 1.0:
-            if values:
-                torch._foreach_copy_(values, weights)
+            self._same.copy()
             for value, weight in (*(pair for chunk in self._mixed for pair in chunk), *self._counts):
                 value.copy_(weight)
             return
-        if values:
-            torch._foreach_lerp_(values, weights, share)
+        self._same.move(share)
         for chunk in self._mixed:
             torch._foreach_lerp_([v for v, _ in chunk], [w.to(v.dtype) for v, w in chunk], share)
         for value, weight in self._counts:

@@ -71,9 +71,9 @@ def estimate_statistics(
     if isinstance(module, nn.parallel.DistributedDataParallel):
         do = "pass the module that it wraps, module.module"
         raise SolverError(_WHERE, "the wrapper overwrites the statistics", got="DistributedDataParallel", do=do)
-    held = {id(layer) for layer in frozen}
+    held = {id(inner) for layer in frozen for inner in layer.modules()}
     held |= {id(layer) for layer in norm_layers(module) if module.training and not layer.training}
-    run = forward if forward is not None else _Caller(module)
+    run = forward if forward is not None else Caller(module)
     seen = 0
     with torch.inference_mode(False), torch.no_grad(), _training_mode(module, held), _uncompiled():
         layers = [layer for layer in norm_layers(module) if layer.training]
@@ -98,7 +98,7 @@ def norm_layers(module: nn.Module) -> list[_NormBase]:
     return [inner for inner in module.modules() if isinstance(inner, _NormBase) and inner.running_mean is not None]
 
 
-class _Caller:
+class Caller:
     """Calls a module with a batch in the way that its type suggests."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -148,7 +148,7 @@ def _training_mode(module: nn.Module, held: set[int]) -> Iterator[None]:
         module.train()
         for inner, _ in modes:
             if id(inner) in held:
-                inner.eval()
+                inner.training = False
         yield
     finally:
         for inner, mode in modes:

@@ -1,6 +1,6 @@
 """Puts averages into the place of the weights and takes them out again, without copying where that is right.
 
-Two tensors exchange their memory where both own all of it. Where something else looks at the memory itself (the
+Where both own all of their memory, the average lends the model its own. Where something else looks at the memory (the
 all-gather of FSDP2, the flat weights of a recurrent layer, a captured graph) the numbers are exchanged in place, by way
 of one tensor at a time. Where average and weights differ in type, the weights are set aside.
 """
@@ -31,59 +31,30 @@ class Exchange:
         self.swapped = False
         self._weights, self._averages = list(weights), list(averages)
         self._in_place = in_place
-        self._aside: dict[int, Tensor] = {}
-        self.sort()
+        self._aside: dict[int, Tensor] = {}  # the weights that are neither in the model nor in the averages
+        self._sort()
 
-    def sort(self) -> None:
-        """Find out anew how each pair can change places, after tensors were moved to other devices."""
-        pairs = list(enumerate(zip(self._weights, self._averages)))
-        self._rounded = [i for i, (weight, average) in pairs if weight.dtype != average.dtype]
-        rest = [(i, pair) for i, pair in pairs if pair[0].dtype == pair[1].dtype]
-        self._free = [i for i, pair in rest if not self._in_place and may_exchange(*pair)]
-        free = set(self._free)
-        self._copied = [i for i, _ in rest if i not in free]
+    def to_devices(self) -> None:
+        """Bring the weights that are set aside to where the model is, after it was moved."""
         self._aside = {i: aside.to(self._weights[i].device) for i, aside in self._aside.items()}
+        if not self.swapped:
+            self._sort()
 
     def swap(self) -> None:
         """Exchange the two; what was done is undone if it is interrupted."""
-        was = self.swapped
         with torch.inference_mode(False), torch.no_grad():
-            here = [self._weights[i].data for i in self._free]
-            there = [self._averages[i].data for i in self._free]
-            copied: dict[int, tuple[Tensor | None, bool]] = {}
-            aside = dict(self._aside)
-            try:
-                for i, old, new in zip(self._free, here, there):
-                    self._weights[i].data = new
-                    self._averages[i].data = old
-                for i in self._copied:
-                    self._swap_copied(i, copied)
-                for i in self._rounded:
-                    self._swap_rounded(i)
-                self.swapped = not was
-            except BaseException:
-                self.swapped = was
-                for i, old, new in zip(self._free, here, there):
-                    self._weights[i].data = old
-                    self._averages[i].data = new
-                for i, (kept, crossed) in copied.items():
-                    weights = self._averages[i].clone() if kept is None else kept
-                    if crossed:
-                        self._averages[i].copy_(local(self._weights[i]))
-                    local(self._weights[i]).copy_(weights)
-                for i in self._rounded:
-                    if i in aside:
-                        self._aside[i] = aside[i]
-                        local(self._weights[i]).copy_(self._averages[i])
-                    elif i in self._aside:
-                        local(self._weights[i]).copy_(self._aside[i])
-                        del self._aside[i]
-                raise
+            if self.swapped:
+                self._put_back()
+            else:
+                self._put_in()
 
     def forget(self) -> None:
         """Take what the model holds as the weights, whatever it was."""
+        for i in self._free if self.swapped else ():
+            self._averages[i].data = self._aside[i]  # it has lent the model its memory
         self.swapped = False
         self._aside = {}
+        self._sort()
 
     def average(self, index: int) -> Tensor:
         """The local part of an average, wherever it is at present; detached, sharing memory."""
@@ -97,6 +68,67 @@ class Exchange:
             return local(self._weights[index].detach())
         return self._aside.get(index, self._averages[index])
 
+    # ------------------------------------------------------------------ not for users
+
+    def _sort(self) -> None:
+        """Find out how each pair can change places."""
+        pairs = list(enumerate(zip(self._weights, self._averages)))
+        self._rounded = [i for i, (weight, average) in pairs if weight.dtype != average.dtype]
+        rest = [(i, pair) for i, pair in pairs if pair[0].dtype == pair[1].dtype]
+        self._free = [i for i, pair in rest if not self._in_place and may_exchange(*pair)]
+        free = set(self._free)
+        self._copied = [i for i, _ in rest if i not in free]
+
+    def _put_in(self) -> None:
+        """The averages lend the model their memory; that of the weights is set aside."""
+        weights, averages = self._weights, self._averages
+        aside = {i: weights[i].data for i in self._free}
+        copied: dict[int, tuple[Tensor | None, bool]] = {}
+        try:
+            for i in self._free:
+                weights[i].data = averages[i]
+            for i in self._copied:
+                self._swap_copied(i, copied)
+            for i in self._rounded:
+                aside[i] = local(weights[i]).clone()
+                local(weights[i]).copy_(averages[i])
+            self._aside, self.swapped = aside, True
+        except BaseException:
+            self._aside, self.swapped = {}, False
+            for i in self._free:
+                weights[i].data = aside[i]
+            self._uncopy(copied)
+            for i in self._rounded:
+                if i in aside:
+                    local(weights[i]).copy_(aside[i])
+            raise
+
+    def _put_back(self) -> None:
+        """The weights come back; what was written to the model meanwhile is the averages'."""
+        weights, averages, aside = self._weights, self._averages, self._aside
+        lent = [weights[i].data for i in self._free]
+        copied: dict[int, tuple[Tensor | None, bool]] = {}
+        try:
+            for i in self._free:
+                if weights[i].data_ptr() != averages[i].data_ptr():  # the model was moved
+                    averages[i].copy_(weights[i])
+                weights[i].data = aside[i]
+            for i in self._copied:
+                self._swap_copied(i, copied)
+            for i in self._rounded:
+                self._keep_written(local(weights[i]), averages[i])
+                local(weights[i]).copy_(aside[i])
+            self._aside, self.swapped = {}, False
+        except BaseException:
+            self._aside, self.swapped = aside, True
+            for i, data in zip(self._free, lent):
+                weights[i].data = data
+            self._uncopy(copied)
+            for i in self._rounded:
+                local(weights[i]).copy_(averages[i])
+            raise
+        self._sort()
+
     def _swap_copied(self, index: int, copied: dict[int, tuple[Tensor | None, bool]]) -> None:
         """Exchange the numbers, noting at each moment where they are: weights aside, average crossed or not."""
         weight, weights = local(self._weights[index]), local(self._weights[index]).clone()
@@ -106,18 +138,17 @@ class Exchange:
         self._averages[index].copy_(weights)
         copied[index] = (None, True)
 
-    def _swap_rounded(self, index: int) -> None:
-        """Set the weights aside and round the average into their place, or bring them back."""
-        weight, average = local(self._weights[index]), self._averages[index]
-        if index in self._aside:
-            # what was written to the model meanwhile is the average's, such as statistics that were estimated anew
-            written = weight != average.to(weight.dtype)
-            average.copy_(torch.where(written, weight.to(average.dtype), average))
-            weight.copy_(self._aside[index])
-            del self._aside[index]
-        else:
-            self._aside[index] = weight.clone()
-            weight.copy_(average)
+    def _uncopy(self, copied: dict[int, tuple[Tensor | None, bool]]) -> None:
+        for i, (kept, crossed) in copied.items():
+            weights = self._averages[i].clone() if kept is None else kept
+            if crossed:
+                self._averages[i].copy_(local(self._weights[i]))
+            local(self._weights[i]).copy_(weights)
+
+    def _keep_written(self, weight: Tensor, average: Tensor) -> None:
+        """Take over numbers of a rounded average that were written meanwhile, such as statistics estimated anew."""
+        written = weight != average.to(weight.dtype)
+        average.copy_(torch.where(written, weight.to(average.dtype), average))
 
 
 def may_exchange(weight: Tensor, average: Tensor) -> bool:

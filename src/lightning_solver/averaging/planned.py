@@ -82,7 +82,8 @@ def plan_averages(
             evaluated=name == evaluated,
         )
         if total is not None and planned[name].updates == 0:
-            what = f"begins after step {shares.first}, but the run ends after {total}"
+            end = f"until is step {shares.until}" if shares.until is not None else f"the run ends after {total}"
+            what = f"begins after step {shares.first}, but {end}"
             notes.append(f"{where} {what}" + ": the trained weights are evaluated and kept" * (name == evaluated))
         elif total is not None:
             _note_young(average, run, where, total - shares.start, notes)

@@ -59,6 +59,7 @@ class WeightSets:
         averaged: The averages by name.
         evaluated: The names of those that are evaluated, of different tensors.
         serving: Whether ``module.state_dict()`` gives the averages.
+        training: Whether training is going on: not after :meth:`leave`, until :meth:`come_back`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class WeightSets:
             self.averaged[name] = Averaged(entry.average, tensors, runs(entry.part), entry.where)
         self.evaluated = evaluated_names(entries)
         self.serving = False
+        self.training = True
         self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
         self._later: dict[str, dict[str, Tensor]] = {}  # saved averages of what is still frozen
         self._kept: dict[str, Tensor] | None = None
@@ -201,14 +203,17 @@ class WeightSets:
 
     def take_in_unfrozen(self) -> None:
         """Average what has been unfrozen too; until now its average was what it is."""
-        if not any(parameter.requires_grad for parameter in self._frozen):
+        unfrozen = {id(parameter) for parameter in self._frozen if parameter.requires_grad}
+        if not unfrozen:
             return
-        self._frozen = [parameter for parameter in self._frozen if not parameter.requires_grad]
+        self._frozen = [parameter for parameter in self._frozen if id(parameter) not in unfrozen]
         for name, entry in self.entries.items():
             averaged = self.averaged[name]
-            tensors = averaged_tensors(self.module, entry.average, entry.where, self._scopes.get(entry.part))
-            known = {id(tensor) for tensor in averaged.tensors}
-            new = {inner: tensor for inner, tensor in tensors.items() if id(tensor) not in known}
+            try:
+                tensors = averaged_tensors(self.module, entry.average, entry.where, self._scopes.get(entry.part))
+            except SolverError:
+                continue  # it is another optimiser's turn, in which nothing that this average is of requires a gradient
+            new = {inner: tensor for inner, tensor in tensors.items() if id(tensor) in unfrozen}
             averaged.add(new)
             later = {inner: value for inner, value in self._later.get(name, {}).items() if inner in new}
             if later:
@@ -228,14 +233,15 @@ class WeightSets:
     # ------------------------------------------------------------------ between runs
 
     def leave(self) -> None:
-        """Note what the module holds, to see later whether somebody has written to it."""
+        """Training does not go on: note what the module holds, to see later whether somebody has written to it."""
+        self.training = False
         reshard(self.module)  # a module that is evaluated last has gathered weights in the place of its own
         self._left = {id(tensor): _version(tensor) for tensor in self._tensors()}
         self._sums = _sums(self._tensors())
 
     def come_back(self) -> None:
         """Training goes on, and writes to the module."""
-        self._left = {}
+        self.training = True
 
     def was_written(self) -> bool:
         """Whether somebody has written other numbers into the module since :meth:`leave`; DDP writes the same ones."""
@@ -371,7 +377,8 @@ class WeightSets:
         for name in self.evaluated:
             averaged = self.averaged[name]
             if name in saved and averaged.begun and averaged.average.resume_from == "average":
-                load_live(self.module, dict(zip(averaged.names, averaged.values)))
+                found = zip(averaged.names, averaged.values, averaged.tensors)
+                load_live(self.module, {inner: like(value, tensor) for inner, value, tensor in found})
                 report(f"training goes on from the average {name}")
 
     # ------------------------------------------------------------------ not for users
@@ -383,7 +390,7 @@ class WeightSets:
         return _nothing, ()
 
     def _tensors(self) -> list[Tensor]:
-        return [tensor for name in self.evaluated for tensor in self.averaged[name].tensors]
+        return [tensor for averaged in self.averaged.values() for tensor in averaged.tensors]
 
     def served(self) -> dict[int, Tensor]:
         """What ``module.state_dict()`` gives in place of a tensor of the module, by its ``id``."""
@@ -399,7 +406,7 @@ class WeightSets:
 
     def _serves(self) -> bool:
         """Whether the averages are those of what the module holds: nobody has trained or loaded it otherwise since."""
-        return self.serving and self._kept is None and not (self._left and self.was_written())
+        return self.serving and self._kept is None and (self.training or not self.was_written())
 
     def serve(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
         """Put the averages into a ``state_dict``, and a mark that says so."""
@@ -438,14 +445,14 @@ def load_live(module: nn.Module, live: Mapping[str, Tensor]) -> None:
 
     Args:
         module: The module.
-        live: Name -> whole tensor, or part of this process.
+        live: Name -> tensor, whole or sharded.
 
     Raises:
         SolverError: A tensor that the module does not have, or of another shape.
     """
     tensors = named_tensors(module)
     for name, value in live.items():
-        if name not in tensors or value.shape not in (tensors[name].shape, local(tensors[name].detach()).shape):
+        if name not in tensors or tensors[name].shape != value.shape:
             got = f"{tuple(tensors[name].shape)} here" if name in tensors else "no such tensor here"
             what = "the live weights of the checkpoint do not fit the module"
             do = "resume the model that was saved"
@@ -458,10 +465,10 @@ def load_live(module: nn.Module, live: Mapping[str, Tensor]) -> None:
 
 
 def _part(value: Tensor, tensor: Tensor) -> Tensor:
-    """The part of this process of a value that is whole, sharded or that part already."""
+    """The part of this process of a value that is whole or sharded."""
     if is_sharded(value) or not is_sharded(tensor):
         return local(value)
-    return part_of(value, tensor) if value.shape == tensor.shape else value
+    return part_of(value, tensor) if value.shape == tensor.shape else value  # one that does not fit is refused later
 
 
 def _saved(averaged: Averaged, parts: list[Tensor], *, sharded: bool) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from lightning_solver.averaging.planned import refuse_modes, scope_of
 from lightning_solver.averaging.tensors import Scope
 from lightning_solver.averaging.weight_sets import KEY, Entry, WeightSets, evaluated_names
 from lightning_solver.callbacks.live_validation import LiveValidation
-from lightning_solver.callbacks.statistics import _step, estimate_on_train_data
+from lightning_solver.callbacks.statistics import estimate_on_train_data, step_of
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
@@ -46,6 +46,7 @@ class Averaging(Callback, ABC):
         self._load_hook: Any = None
         self._visiting = False
         self._guest = False  # whether the module holds what was loaded for an earlier evaluation
+        self._shown = False  # whether it held the averages before an evaluation
         self._live = LiveValidation()
 
     @abstractmethod
@@ -89,7 +90,7 @@ class Averaging(Callback, ABC):
         self._visiting = sets is not None and sets.module is pl_module
         if sets is None or not self._visiting:
             return
-        self._guest = sets.protected
+        self._guest, self._shown = sets.protected, sets.shown
         if trainer.strategy.restore_checkpoint_after_setup:
             sets.protect()  # which tensors are loaded, and how, is the strategy's own business
         else:
@@ -115,7 +116,7 @@ class Averaging(Callback, ABC):
             return
         refuse_modes((getattr(one, "optimizer", one) for one in trainer.optimizers), ", ".join(self._entries))
         if any(averaged.average.update_bn for averaged in self._sets.averaged.values()) and norm_layers(pl_module):
-            _step(pl_module)  # says what is missing now, and not when training is over
+            step_of(pl_module)  # says what is missing now, and not when training is over
         self._sets.serving = False
         self._sets.come_back()
         if not after:
@@ -145,7 +146,7 @@ class Averaging(Callback, ABC):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The live weights are in the module, whatever was going on, before a checkpoint is saved on the exception."""
-        if self._leader is not self or self._sets is None:
+        if self._leader is not self or self._sets is None or self._sets.module is not pl_module:
             return
         self._live.abort(pl_module)
         if trainer.state.fn == "fit" and not self._sets.protected:
@@ -155,7 +156,7 @@ class Averaging(Callback, ABC):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The module has left its device; both sets of weights stay for a further ``fit``."""
         sets = self._sets
-        if self._leader is not self or sets is None:
+        if self._leader is not self or sets is None or sets.module is not pl_module:
             return
         if stage == "fit" and not sets.serving:  # there was nothing left to train
             sets.to_devices()
@@ -330,14 +331,18 @@ class Averaging(Callback, ABC):
         return trainer.state.fn != "fit" and trainer.ckpt_path is not None
 
     def _go_home(self, trainer: Trainer, sets: WeightSets) -> None:
-        """An evaluation, or a run, is over: what was loaded stays, what was exchanged comes back."""
+        """An evaluation, or a run, is over: what was exchanged comes back; what was loaded stays, if nothing trains."""
         self._unhook()
         sets.to_devices()
-        if self._visiting and not self._is_loaded(trainer) and not self._guest:
+        visiting, self._visiting = self._visiting, False
+        if visiting and sets.training:
+            sets.unprotect(restore=True)
+        elif visiting and not self._is_loaded(trainer) and not self._guest:
             sets.unprotect(restore=False)
-            self._show_kept(sets)
-        self._visiting = False
-        sets.leave()
+        if visiting and not sets.protected:
+            sets.show_average() if self._shown else sets.show_live()
+        if not (visiting and sets.training):
+            sets.leave()
 
     def _show_kept(self, sets: WeightSets) -> None:
         """What the module keeps."""

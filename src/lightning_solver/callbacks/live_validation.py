@@ -35,7 +35,8 @@ class LiveValidation:
     those of training are not disturbed.
 
     What a module keeps by hand cannot be told apart: a Python list to which each step appends has the outputs of both
-    passes, and a logger that is written to directly gets both under one name.
+    passes, metrics that are no attributes of the module have the states of both, and a logger that is written to
+    directly gets both under one name.
 
     To be called before the average is validated on the same batch, so that hooks of the module do not interleave.
     """
@@ -105,14 +106,15 @@ class LiveValidation:
             try:
                 self._metrics.enter()
                 self._log = _LiveLog(module, self._metrics)
+                self._log.put()
                 yield
             finally:
                 self._leave(module)
 
     def _leave(self, module: LightningModule) -> None:
-        log, self._log = self._log, None
-        if log is not None:
-            log.remove()
+        if self._log is not None:
+            self._log.remove()
+            self._log = None
         self._metrics.leave()
 
 
@@ -123,7 +125,9 @@ class _LiveLog:
         self._module, self._metrics = module, metrics
         self._own = {key: value for key, value in vars(module).items() if key == "log"}
         self._log: Callable[..., None] = module.log
-        vars(module)["log"] = self
+
+    def put(self) -> None:
+        vars(self._module)["log"] = self
 
     def __call__(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(value, Metric):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lightning_solver.averaging.batch_norm import _Caller, estimate_statistics, norm_layers
+from lightning_solver.averaging.batch_norm import Caller, estimate_statistics, norm_layers
 from lightning_solver.callbacks.random_state import random_state, set_random_state
 from lightning_solver.errors import SolverError
 
@@ -56,7 +56,7 @@ def estimate_on_train_data(trainer: Trainer, module: LightningModule, batches: i
     frozen = _frozen(trainer, module)
     if {id(layer) for layer in norm_layers(module)} <= {id(layer) for layer in frozen}:
         return 0
-    step = _step(module)
+    step = step_of(module)
     loader = _loader(trainer)
 
     def run(batch: Any) -> None:
@@ -131,10 +131,11 @@ def _frozen(trainer: Trainer, module: LightningModule) -> list[nn.Module]:
         modes = {name: inner.training for name, inner in module.named_modules()}
     if not modes.get("", True):
         return []
-    return [inner for name, inner in module.named_modules() if not modes.get(name, True)]
+    layers = {id(layer) for layer in norm_layers(module)}
+    return [inner for name, inner in module.named_modules() if id(inner) in layers and not modes.get(name, True)]
 
 
-def _step(module: LightningModule) -> Callable[[Any], object]:
+def step_of(module: LightningModule) -> Callable[[Any], object]:
     """Runs the module on a batch."""
     own = getattr(module, "batch_norm_step", None)
     if callable(own):
@@ -144,7 +145,7 @@ def _step(module: LightningModule) -> Callable[[Any], object]:
     if not is_overridden("forward", module):
         what = "the module has no forward that could be run on the training data"
         raise SolverError(_WHERE, what, got=type(module).__name__, do=do)
-    call = _Caller(module)
+    call = Caller(module)
 
     def step_of_forward(batch: Any) -> None:
         try:
@@ -164,7 +165,6 @@ def _loader(trainer: Trainer) -> CombinedLoader:
     loader = CombinedLoader(running.iterables, running._mode)
     if trainer.validating:
         loader.flattened = [_apart(one) for one in loader.flattened]
-    loader.limits = running.limits
     return loader
 
 
