@@ -695,7 +695,7 @@ def loss_of(net: Net, values: Weights) -> Tensor:
 
 def validates_live(cls: type[Net], strategy: Callable[[], Any], folder: Path) -> None:
     """Both sets are validated, whichever was gathered before, and training is none the wiser."""
-    bare, net, ema = cls(), cls(), EMA(DECAY, validate_live=True)
+    bare, net, ema = cls(), cls(), EMA(DECAY, evaluate_live=True)
     run(bare, strategy())
     best = keep(folder / "best", every_n_train_steps=None, monitor="loss_live", save_top_k=1, filename="best")
     fit = run(net, strategy(), ema, best)

@@ -101,7 +101,7 @@ LAYERS = [
         "callbacks.freezing",
         "callbacks.optimizer_mode",
         "callbacks.random_state",
-        "callbacks.live_validation",
+        "callbacks.live_evaluation",
         "callbacks.statistics",
         "callbacks.averaging",
         "callbacks.averages",

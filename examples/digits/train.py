@@ -30,16 +30,19 @@ class Result:
     """What a training led to."""
 
     test_accuracy: float
+    live_accuracy: float | None  # of the trained weights, where an average of them was tested
     test_images: int
     seconds: float
     files: dict[str, Path]
 
     def __str__(self) -> str:
-        right = round(self.test_accuracy * self.test_images)
-        lines = [
-            f"trained in {self.seconds:.1f} s",
-            f"test accuracy {self.test_accuracy:.4f}: {right} of {self.test_images} images, by the final weights",
-        ]
+        lines = [f"trained in {self.seconds:.1f} s"]
+        live = self.live_accuracy
+        which = "the final weights" if live is None else "the average of the weights"
+        for name, accuracy in ((which, self.test_accuracy), ("the final weights", live)):
+            if accuracy is not None:
+                right = round(accuracy * self.test_images)
+                lines.append(f"test accuracy {accuracy:.4f}: {right} of {self.test_images} images, by {name}")
         # without a logger there is no log, and so on
         lines += [f"{name:11} {path.resolve()}" for name, path in self.files.items() if path.is_file()]
         return "\n".join(lines)
@@ -58,7 +61,7 @@ class DigitsCLI(SolverCLI):
         self.start = time.perf_counter()
 
     def after_fit(self) -> None:
-        """Test once, with the final weights.
+        """Test once, with the weights at the end: their average, and the final ones themselves.
 
         The schedule ends with the run, so these are the weights that it leads to. The best of 30 epochs by 237
         validation images is ahead of them by an image or two, which is luck more than anything.
@@ -70,7 +73,8 @@ class DigitsCLI(SolverCLI):
             "log": self.folder() / "metrics.csv",
             "checkpoint": self.folder() / "checkpoints" / "last.ckpt",
         }
-        self.result = Result(scores["test_acc"], len(self.datamodule.test_set), seconds, files)
+        accuracies = scores["test_acc"], scores.get("test_acc_live")
+        self.result = Result(*accuracies, len(self.datamodule.test_set), seconds, files)
 
     def after_predict(self) -> None:
         """Write down what ``predict`` would only return."""

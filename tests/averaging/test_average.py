@@ -300,7 +300,7 @@ BAD: list[tuple[Any, dict[str, Any], str]] = [
     (EMA, {"decay": 0.9, "leave_out": []}, r"EMA\.leave_out: is empty"),
     (EMA, {"decay": 0.9, "buffers": "drop"}, r"EMA\.buffers"),
     (EMA, {"decay": 0.9, "evaluated": False, "keep": "live"}, r"EMA\.keep: is for the average that is evaluated"),
-    (EMA, {"decay": 0.9, "evaluated": False, "validate_live": True}, r"EMA\.validate_live: is for the average"),
+    (EMA, {"decay": 0.9, "evaluated": False, "evaluate_live": True}, r"EMA\.evaluate_live: is for the average"),
     (SWA, {"first": "blend"}, r"SWA\.first: has no meaning where all weights count the same"),
     (SWA, {"every": "0ep"}, r"SWA\.every: must be longer than nothing"),
     (PowerEMA, {}, r"PowerEMA\.sigma_rel: is needed"),

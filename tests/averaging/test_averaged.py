@@ -679,3 +679,45 @@ def test_it_can_be_begun_anew() -> None:
     assert not averaged.begun
     assert averaged.values[0].item() == weight.item() == 7.0
     assert averaged.count.steps == 0
+
+
+# ---------------------------------------------------------------------- a run that ends early
+
+
+@pytest.mark.parametrize("steps", [3, 4, 6, 8])
+def test_an_equal_average_has_the_weights_at_the_end_of_a_run_that_ended_early(steps: int) -> None:
+    weight = torch.zeros(1, dtype=torch.float64)
+    average = SWA(start=1, every=4).over([weight], total_steps=100)
+    taken = []
+    for step in range(1, steps + 1):
+        weight.fill_(step)
+        average.update()
+        taken += [step] if step % 4 == 1 or step == steps else []
+    average.conclude()
+    assert average.values[0].item() == pytest.approx(sum(taken) / len(taken))
+    count = average.count
+    average.conclude()
+    assert average.count == count
+
+
+def test_averages_that_need_no_end_are_not_touched_at_the_end() -> None:
+    weight = torch.zeros(1)
+    average = EMA(decay=0.5, every=4).over([weight])
+    for step in range(1, 7):
+        weight.fill_(step)
+        average.update()
+    before = average.values[0].clone()
+    average.conclude()
+    assert torch.equal(average.values[0], before)
+
+
+def test_a_window_that_was_not_reached_or_is_over_takes_in_nothing_at_the_end() -> None:
+    for window in ({"start": 50, "every": 4}, {"start": 1, "until": 3, "every": 2}):
+        weight = torch.zeros(1)
+        average = SWA(**window).over([weight], total_steps=100)
+        for step in range(1, 7):
+            weight.fill_(step)
+            average.update()
+        updates = average.count.updates
+        average.conclude()
+        assert average.count.updates == updates

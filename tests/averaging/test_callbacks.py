@@ -767,7 +767,7 @@ def test_without_one_that_is_evaluated_the_trained_weights_are(tmp_path: Path) -
 
 def test_both_sets_are_validated_on_request() -> None:
     net = Net()
-    trainer = fit(net, EMA(DECAY, validate_live=True))
+    trainer = fit(net, EMA(DECAY, evaluate_live=True))
     assert {"val_loss", "val_loss_live"} <= {*trainer.callback_metrics}
     live = Net()
     only = fit(live)

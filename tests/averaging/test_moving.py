@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_solver.averaging import moving
+from lightning_solver import SolverError
+from lightning_solver.averaging import EMA, moving
 from lightning_solver.averaging.moving import Pairs, fused_agrees
 
 
@@ -61,10 +62,34 @@ def test_weights_that_are_laid_out_anew_in_mid_run_are_still_averaged_rightly() 
     average, weight = torch.randn(6, 8), torch.randn(6, 8)
     both = Pairs([average], [weight])
     both.move(0.1)
+    assert not both.moved()
     weight.data = weight.t().contiguous().t()
+    assert both.moved()
     wanted = torch.lerp(average, weight, 0.1)
-    both.move(0.1)
+    Pairs([average], [weight]).move(0.1)
     assert torch.equal(average, wanted)
+
+
+def test_an_average_notices_that_weights_are_laid_out_anew() -> None:
+    weight = torch.randn(6, 8)
+    average = EMA(decay=0.9).over([weight])
+    average.update()
+    weight.data = torch.randn(8, 6).t()
+    wanted = torch.lerp(average.values[0], weight, 1 - 0.9)
+    average.update()
+    assert torch.equal(average.values[0], wanted)
+
+
+def test_an_average_notices_that_a_weight_is_only_a_part_of_itself() -> None:
+    weight = torch.randn(6, 8)
+    average = EMA(decay=0.9).over({"head.weight": weight})
+    average.update()
+    average.update()
+    weight.data = weight.data[:1]  # the same place in memory
+    average.update()
+    weight.data = weight.data.clone()
+    with pytest.raises(SolverError, match=r"head.weight: has another shape.*got \(1, 8\) now, \(6, 8\) then"):
+        average.update()
 
 
 def test_a_kernel_that_does_not_agree_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,27 +85,27 @@ FORMS = {
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_of_a_config(name):
     imported = from_detectron2(FORMS[name], strict=True)
-    assert imported.spec.averages == {"ema": EMA(decay=0.9, start=0, validate_live=True)}
+    assert imported.spec.averages == {"ema": EMA(decay=0.9, start=0, evaluate_live=True)}
     assert any("is validated beside the trained weights" in note for note in imported.notes)
 
 
 SETTINGS = {
     "off": ({"ENABLED": False, "DECAY": 0.9}, None),
     "off by default": ({"DECAY": 0.9}, None),
-    "default": ({"ENABLED": True}, EMA(decay=0.999, start=0, validate_live=True)),
-    "on the cpu": ({"ENABLED": True, "DEVICE": "cpu"}, EMA(decay=0.999, start=0, validate_live=True, device="cpu")),
-    "on a GPU": ({"ENABLED": True, "DEVICE": "cuda"}, EMA(decay=0.999, start=0, validate_live=True)),
+    "default": ({"ENABLED": True}, EMA(decay=0.999, start=0, evaluate_live=True)),
+    "on the cpu": ({"ENABLED": True, "DEVICE": "cpu"}, EMA(decay=0.999, start=0, evaluate_live=True, device="cpu")),
+    "on a GPU": ({"ENABLED": True, "DEVICE": "cuda"}, EMA(decay=0.999, start=0, evaluate_live=True)),
     "without buffers": (
         {"ENABLED": True, "INCLUDE_BUFFER": False},
-        EMA(decay=0.999, start=0, validate_live=True, buffers="copy"),
+        EMA(decay=0.999, start=0, evaluate_live=True, buffers="copy"),
     ),
     "what changes nothing": (
         {"ENABLED": True, "USE_LERP": True, "INCLUDE_FROZEN": False, "USE_EMA_WEIGHTS_FOR_EVAL_ONLY": True},
-        EMA(decay=0.999, start=0, validate_live=True),
+        EMA(decay=0.999, start=0, evaluate_live=True),
     ),
     "a warm-up that never acts": (
         {"ENABLED": True, "DECAY": 0.5, "DECAY_WARM_UP_FACTOR": 3},
-        EMA(decay=0.5, start=0, validate_live=True),
+        EMA(decay=0.5, start=0, evaluate_live=True),
     ),
 }
 

@@ -93,7 +93,7 @@ ENGINE = {
     "on the cpu": (ema(device="cpu", momentum=0.5), EMA(decay=0.5, device="cpu", buffers="copy")),
     "both validated": (
         ema(momentum=0.5, evaluate_on_origin=True),
-        EMA(decay=0.5, buffers="copy", validate_live=True),
+        EMA(decay=0.5, buffers="copy", evaluate_live=True),
     ),
     "not validated": (ema(momentum=0.5, evaluate_on_ema=False), EMA(decay=0.5, buffers="copy", evaluated=False)),
 }

@@ -213,13 +213,13 @@ def test_which_tensors_and_where(arguments, fields):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"model_ema": True}, EMA(decay=0.9998, validate_live=True)),
-        ({"--model-ema": True, "--model-ema-decay": 0.99}, EMA(decay=0.99, validate_live=True)),
+        ({"model_ema": True}, EMA(decay=0.9998, evaluate_live=True)),
+        ({"--model-ema": True, "--model-ema-decay": 0.99}, EMA(decay=0.99, evaluate_live=True)),
         (
             {"model_ema": True, "model_ema_warmup": True},
-            EMA(decay=0.9998, warmup=PowerWarmup(), validate_live=True),
+            EMA(decay=0.9998, warmup=PowerWarmup(), evaluate_live=True),
         ),
-        ({"model_ema": True, "model_ema_force_cpu": True}, EMA(decay=0.9998, device="cpu", validate_live=True)),
+        ({"model_ema": True, "model_ema_force_cpu": True}, EMA(decay=0.9998, device="cpu", evaluate_live=True)),
     ],
 )
 def test_the_arguments_of_the_script(arguments, expected):

@@ -75,8 +75,8 @@ class Average(Plain, ABC):
         evaluated: Whether this average is what is validated, tested, used for predictions and saved as the
             ``state_dict`` of checkpoints. At most one can be; by default the only one there is. The trained weights are
             evaluated where none is.
-        validate_live: Whether validations are made with the trained weights too; their metrics get the suffix
-            ``_live``.
+        evaluate_live: Whether validations and tests are made with the trained weights too; their metrics get the suffix
+            ``_live``. A test of a checkpoint that is loaded for it has no trained weights.
         keep: What the module holds after ``fit``: the ``average`` that is evaluated, or the ``live`` weights.
         resume_from: What training goes on with after a checkpoint is loaded: the ``live`` weights, as if it had never
             stopped, or the ``average``.
@@ -98,7 +98,7 @@ class Average(Plain, ABC):
     device: Literal["same", "cpu"] = "same"
     update_bn: bool | UpdateBN = False
     evaluated: bool | None = None
-    validate_live: bool = False
+    evaluate_live: bool = False
     keep: Literal["average", "live"] = "average"
     resume_from: Literal["live", "average"] = "live"
     swap: Literal["auto", "copy"] = "auto"
@@ -250,7 +250,7 @@ def refuse_idle(average: Average, where: str) -> None:
     Raises:
         SolverError: The average has it.
     """
-    for field, idle in (("keep", "average"), ("validate_live", False)):
+    for field, idle in (("keep", "average"), ("evaluate_live", False)):
         value = getattr(average, field)
         if value != idle:
             what = "is for the average that is evaluated, and this one is not"
@@ -433,14 +433,28 @@ class Shares:
             share = own if share == 0.0 else 1.0 - (1.0 - share) * (1.0 - own)
         return share
 
+    def conclude(self, count: Count) -> float:
+        """The share of the weights at the end of a run that ended earlier than was planned; 0 if they are not due.
+
+        Args:
+            count: How far the average has come; it is moved on.
+        """
+        step = count.steps
+        inside = self.start <= step and (self.until is None or step <= self.until)
+        seen = count.began is not None and count.latest == step
+        return self._take_in(count) if self._average.takes_last and inside and not seen else 0.0
+
     def _share(self, count: Count) -> float:
         step = count.steps
         if count.began is None and not self.due(step):
             share = self._before(step)
             count.latest = step if share else count.latest
             return share
-        if not self.due(step):
-            return 0.0
+        return self._take_in(count) if self.due(step) else 0.0
+
+    def _take_in(self, count: Count) -> float:
+        """An update after the present step."""
+        step = count.steps
         first = count.updates == 0
         if first:
             count.began = step

@@ -112,6 +112,13 @@ class Averaged:
         self._stale = False
         self._move(share)
 
+    def conclude(self) -> None:
+        """Take in the weights at the end of training, where the average is of them too and the run ended early."""
+        share = self._shares.conclude(self.count)
+        if share:
+            self._stale = False
+            self._move(share)
+
     def settle(self) -> None:
         """Wait until the weights may be changed again; needed on a GPU with ``device="cpu"`` only.
 
@@ -264,7 +271,6 @@ class Averaged:
         """Sort the tensors by how they are averaged."""
         with torch.no_grad():
             self._locals = [local(tensor) for tensor in self._weights.values()]
-        self._sizes = [value.numel() for value in self._values]
         pairs = list(zip(self._values, self._locals))
         moving = [pair for pair in pairs if pair[0].is_floating_point() or pair[0].is_complex()]
         self._counts = [pair for pair in pairs if not (pair[0].is_floating_point() or pair[0].is_complex())]
@@ -273,6 +279,9 @@ class Averaged:
         self._offload = Offload([v for v, _ in apart], [t for _, t in apart]) if apart else None
         alike = [pair for pair in beside if pair[0].dtype == pair[1].dtype]
         self._same = Pairs([v for v, _ in alike], [t for _, t in alike])
+        known = {id(value) for value in self._same.fused}  # of which the memory is looked at
+        looked_at = [pair for pair in pairs if id(pair[0]) not in known]
+        self._looked_at, self._sizes = [part for _, part in looked_at], [value.numel() for value, _ in looked_at]
         self._mixed = list(_chunks([pair for pair in beside if pair[0].dtype != pair[1].dtype]))
 
     def _refresh(self) -> None:
@@ -288,7 +297,9 @@ class Averaged:
 
     def _move(self, share: float) -> None:
         """Move the averages towards the weights."""
-        if list(map(Tensor.numel, self._locals)) != self._sizes:  # cheap; a shape that broadcasts would go unseen
+        if self._same.moved():
+            self._sort()
+        if list(map(Tensor.numel, self._looked_at)) != self._sizes:  # cheap; a shape that broadcasts would go unseen
             self._refuse_shapes()
         try:
             self._move_now(share)

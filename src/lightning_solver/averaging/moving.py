@@ -28,18 +28,27 @@ class Pairs:
 
     def __init__(self, averages: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
         pairs = list(zip(averages, weights))
-        self._fused: dict[torch.dtype, tuple[list[Tensor], list[Tensor], list[int]]] = {}
-        rest = []
-        for average, weight in pairs:
-            if _may_be_fused(average, weight):
-                kind = self._fused.setdefault(average.dtype, ([], [], []))
-                kind[0].append(average)
-                kind[1].append(weight)
-                kind[2].append(weight.data_ptr())
-            else:
-                rest.append((average, weight))
+        small = [pair for pair in pairs if _may_be_fused(*pair)]
+        known = {id(average) for average, _ in small}
+        rest = [pair for pair in pairs if id(pair[0]) not in known]
         self._averages, self._weights = [average for average, _ in pairs], [weight for _, weight in pairs]
         self._rest = [average for average, _ in rest], [weight for _, weight in rest]
+        self._small = [weight for _, weight in small]
+        self._places = [weight.data_ptr() for weight in self._small]
+        # Tensors of their own for the same memory, so that whatever becomes of the weights, it is there.
+        self._fused: list[tuple[list[Tensor], list[Tensor]]] = []
+        for dtype in dict.fromkeys(average.dtype for average, _ in small):
+            own = [pair for pair in small if pair[0].dtype == dtype]
+            self._fused.append(([average for average, _ in own], [weight.detach() for _, weight in own]))
+
+    @property
+    def fused(self) -> list[Tensor]:
+        """The averages that one kernel takes."""
+        return [average for averages, _ in self._fused for average in averages]
+
+    def moved(self) -> bool:
+        """Whether weights that one kernel takes have other memory now, which may be laid out in another way."""
+        return list(map(Tensor.data_ptr, self._small)) != self._places
 
     def copy(self) -> None:
         """Copy the weights."""
@@ -47,14 +56,12 @@ class Pairs:
             torch._foreach_copy_(self._averages, self._weights)
 
     def move(self, share: float) -> None:
-        """Move the averages towards the weights; the shapes of these have been looked at.
+        """Move the averages towards the weights, which have not moved.
 
         Args:
             share: The share of the weights, from 0 to 1.
         """
-        # weights whose memory is another one now may be laid out in another way
-        same = all(list(map(Tensor.data_ptr, weights)) == places for _, weights, places in self._fused.values())
-        if not self._fused or share >= 0.5 or not same:
+        if not self._fused or share >= 0.5:
             _lerp(self._averages, self._weights, share)
             return
         _lerp(*self._rest, share)
@@ -62,7 +69,7 @@ class Pairs:
         if threads > 1:
             torch.set_num_threads(1)  # the kernel would start them anew for every tensor
         try:
-            for averages, weights, _ in self._fused.values():
+            for averages, weights in self._fused:
                 _fused_lerp(averages, weights, share)
         finally:
             if threads > 1:

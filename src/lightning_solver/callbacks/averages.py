@@ -28,7 +28,7 @@ class WindowOptions(TypedDict, total=False):
     device: Literal["same", "cpu"]
     update_bn: bool | UpdateBN
     evaluated: bool | None
-    validate_live: bool
+    evaluate_live: bool
     keep: Literal["average", "live"]
     resume_from: Literal["live", "average"]
     swap: Literal["auto", "copy"]

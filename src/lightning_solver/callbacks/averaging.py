@@ -24,7 +24,7 @@ from lightning_solver.averaging.batch_norm import norm_layers
 from lightning_solver.averaging.planned import refuse_modes, scope_of
 from lightning_solver.averaging.tensors import Scope
 from lightning_solver.averaging.weight_sets import KEY, Entry, WeightSets, evaluated_names
-from lightning_solver.callbacks.live_validation import LiveValidation
+from lightning_solver.callbacks.live_evaluation import LiveEvaluation
 from lightning_solver.callbacks.statistics import estimate_on_train_data, step_of
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
@@ -47,7 +47,7 @@ class Averaging(Callback, ABC):
         self._visiting = False
         self._guest = False  # whether the module holds what was loaded for an earlier evaluation
         self._shown = False  # whether it held the averages before an evaluation
-        self._live = LiveValidation()
+        self._live = LiveEvaluation()
 
     @abstractmethod
     def entries(self, module: LightningModule) -> dict[str, Entry]:
@@ -141,6 +141,8 @@ class Averaging(Callback, ABC):
         """The module keeps the average, or the live weights if the average is to be kept apart."""
         if self._leader is not self or self._sets is None:
             return
+        for averaged in self._sets.averaged.values():
+            averaged.conclude()
         self._estimate(trainer, pl_module, at_end=True)
         self._show_kept(self._sets)
 
@@ -209,17 +211,27 @@ class Averaging(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """The same batch with the live weights, where that is asked for."""
-        if self._validates_live(pl_module):
+        if self._evaluates_live(pl_module):
             assert self._sets is not None
             with self._sets.live():
                 self._live.batch(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end of the same epoch with the live weights."""
-        if self._validates_live(pl_module):
+        if self._evaluates_live(pl_module):
             assert self._sets is not None
             with self._sets.live():
                 self._live.epoch_end(trainer, pl_module)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """As in validation."""
+        self.on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in validation."""
+        self.on_validation_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training goes on with the live weights."""
@@ -351,11 +363,11 @@ class Averaging(Callback, ABC):
         else:
             sets.show_live()
 
-    def _validates_live(self, module: LightningModule) -> bool:
+    def _evaluates_live(self, module: LightningModule) -> bool:
         sets = self._sets
         if self._leader is not self or sets is None or sets.module is not module or not sets.shown:
             return False
-        return any(sets.entries[name].average.validate_live for name in sets.evaluated)
+        return any(sets.entries[name].average.evaluate_live for name in sets.evaluated)
 
     def _estimate(self, trainer: Trainer, module: LightningModule, *, at_end: bool) -> None:
         """Estimate the statistics of batch norms anew for the averages that ask for it."""

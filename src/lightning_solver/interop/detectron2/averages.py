@@ -57,7 +57,7 @@ def _average(config: Any, where: str, notes: Notes) -> dict[str, Average]:
         fields["warmup"] = PowerWarmup(gamma=float(factor - 1), power=1.0, ahead=1.0)
     what = "is validated beside the trained weights, whose metrics end in _live here; what is tested, and saved as the"
     notes.say(where, f"{what} state_dict, is the average")
-    return {"ema": EMA(decay=float(decay), start=0, validate_live=True, **fields)}
+    return {"ema": EMA(decay=float(decay), start=0, evaluate_live=True, **fields)}
 
 
 def _with_statistics(averages: dict[str, Average], data: Settings) -> dict[str, Average]:

@@ -129,7 +129,7 @@ def _shown(hook: Settings) -> dict[str, Any]:
     if live:
         what = "the metrics of the trained weights end in _live here, in MMPretrain in _origin"
         hook.notes.say(hook.path(_SHOWN[1]), what)
-    return {"validate_live": True} if live else {}
+    return {"evaluate_live": True} if live else {}
 
 
 def _average(kind: str, data: Settings, updates: Updates, run: Run, fields: dict[str, Any]) -> tuple[str, Average]:

@@ -240,5 +240,5 @@ def of_script(settings: Settings) -> EMA | None:
         decay=decay,
         warmup=PowerWarmup() if warm else None,
         device="cpu" if on_cpu else "same",
-        validate_live=True,
+        evaluate_live=True,
     )

@@ -23,7 +23,7 @@ from torchmetrics import Accuracy, MeanMetric, Metric, MetricCollection, Precisi
 from torchmetrics.wrappers import MinMaxMetric
 
 from lightning_solver import SolverError
-from lightning_solver.callbacks.live_validation import LiveValidation
+from lightning_solver.callbacks.live_evaluation import LiveEvaluation
 from small import trainer
 
 
@@ -91,7 +91,7 @@ class Both(Callback):
     def __init__(self, other: dict[str, Tensor], *, first: bool = True) -> None:
         self.other = other
         self.first = first
-        self.live = LiveValidation()
+        self.live = LiveEvaluation()
 
     def swapped(self, module: Any, what: Any, *args: Any) -> None:
         own = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -339,7 +339,7 @@ def test_an_error_in_the_second_pass_leaves_the_module_as_it_was(error: BaseExce
 def test_what_was_cut_short_is_undone_by_abort() -> None:
     module, _ = nets()
     module.by_hand.update(1.0)
-    live = LiveValidation()
+    live = LiveEvaluation()
     live.abort(module)
     entered = live._second_pass(module)
     entered.__enter__()
@@ -378,7 +378,7 @@ class Fetches(Net):
 @pytest.mark.filterwarnings("ignore:Found `dataloader_iter`")
 def test_a_step_that_fetches_its_own_batches_is_refused() -> None:
     module, other = nets(Fetches)
-    with pytest.raises(SolverError, match="validate_live: validation_step fetches its own batches"):
+    with pytest.raises(SolverError, match="evaluate_live: validation_step fetches its own batches"):
         validated(module, Both(other))
 
 
@@ -393,7 +393,7 @@ class Features(MeanMetric):
 def test_networks_in_metrics_are_not_copied_and_functions_stay_bound() -> None:
     module, _ = nets()
     module.features = Features()
-    live = LiveValidation()
+    live = LiveEvaluation()
     with live._second_pass(module):
         module.features.update(2.0)
         module.rates.update(torch.eye(3), torch.arange(3))
@@ -411,7 +411,7 @@ def test_two_processes() -> None:
     here = Path(__file__).parent
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*command, str(here / "live_validation_cases.py")],
+        [*command, str(here / "live_evaluation_cases.py")],
         env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Validation on the live weights beside that on the average: a second pass over every batch, logged as ``..._live``."""
+"""Evaluation of the live weights beside that of the average: a second pass over every batch, logged as ``..._live``."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ SUFFIX = "_live"
 """What is added to every name that is logged for the live weights."""
 
 
-class LiveValidation:
-    """Validates each batch once more, with whatever weights the module holds then.
+class LiveEvaluation:
+    """Validates or tests each batch once more, with whatever weights the module holds then.
 
     The module's ``validation_step``, ``on_validation_batch_start``, ``on_validation_batch_end`` and
-    ``on_validation_epoch_end`` are run a second time. What they log gets a suffix: ``val_loss`` becomes
-    ``val_loss_live``, with all that is said about how it is logged, so that it can be monitored like any other metric.
-    Metrics of torchmetrics that are attributes of the module have states of their own in the second pass, which begin
-    afresh with each validation. Each pass has its own copy of the batch, and starts from the same random numbers;
+    ``on_validation_epoch_end``, or those of the test, are run a second time. What they log gets a suffix: ``val_loss``
+    becomes ``val_loss_live``, with all that is said about how it is logged, so that it can be monitored like any other
+    metric. Metrics of torchmetrics that are attributes of the module have states of their own in the second pass, which
+    begin afresh with each evaluation. Each pass has its own copy of the batch, and starts from the same random numbers;
     those of training are not disturbed.
 
     What a module keeps by hand cannot be told apart: a Python list to which each step appends has the outputs of both
     passes, metrics that are no attributes of the module have the states of both, and a logger that is written to
     directly gets both under one name.
 
-    To be called before the average is validated on the same batch, so that hooks of the module do not interleave.
+    To be called before the average is evaluated on the same batch, so that hooks of the module do not interleave.
     """
 
     def __init__(self) -> None:
@@ -47,10 +47,10 @@ class LiveValidation:
         self._log: _LiveLog | None = None
 
     def batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        """Validate a batch that is on its device already.
+        """Validate or test a batch that is on its device already.
 
         Args:
-            trainer: The Trainer, in its validation loop.
+            trainer: The Trainer, in its validation or test loop.
             module: The module, with the live weights.
             batch: The batch.
             batch_idx: Its number, 0-based.
@@ -59,10 +59,11 @@ class LiveValidation:
         Raises:
             SolverError: The module fetches its batches itself.
         """
-        step = module.validation_step
+        stage = _stage(trainer)
+        step = getattr(module, f"{stage}_step")
         if is_param_in_hook_signature(step, "dataloader_iter", explicit=True):
-            do = "take the batch as an argument, or drop validate_live"
-            raise SolverError("validate_live", "validation_step fetches its own batches: they are gone then", do=do)
+            do = "take the batch as an argument, or drop evaluate_live"
+            raise SolverError("evaluate_live", f"{stage}_step fetches its own batches: they are gone then", do=do)
         given: list[Any] = [_copied(batch), batch_idx]
         # Lightning's own note of whether steps are told of the loader.
         results = trainer._results
@@ -70,22 +71,22 @@ class LiveValidation:
             given.append(dataloader_idx)
         numbered = is_param_in_hook_signature(step, "batch_idx", min_args=2)
         with self._second_pass(module):
-            if is_overridden("on_validation_batch_start", module):
-                module.on_validation_batch_start(*given)
-            output = trainer.strategy.validation_step(*(given if numbered else given[:1] + given[2:]))
-            if is_overridden("on_validation_batch_end", module):
-                module.on_validation_batch_end(output, *given)
+            _call(module, f"on_{stage}_batch_start", *given)
+            evaluate: Callable[..., Any] = getattr(trainer.strategy, f"{stage}_step")
+            output = evaluate(*(given if numbered else given[:1] + given[2:]))
+            _call(module, f"on_{stage}_batch_end", output, *given)
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """End the epoch for the live weights, before it ends for the average.
 
         Args:
-            trainer: The Trainer, in its validation loop.
+            trainer: The Trainer, in its validation or test loop.
             module: The module, with the live weights.
         """
-        if is_overridden("on_validation_epoch_end", module):
+        hook = f"on_{_stage(trainer)}_epoch_end"
+        if is_overridden(hook, module):
             with self._second_pass(module):
-                module.on_validation_epoch_end()
+                _call(module, hook)
         self._begun = False
 
     def abort(self, module: LightningModule) -> None:
@@ -116,6 +117,15 @@ class LiveValidation:
             self._log.remove()
             self._log = None
         self._metrics.leave()
+
+
+def _stage(trainer: Trainer) -> str:
+    return "test" if trainer.testing else "validation"
+
+
+def _call(module: LightningModule, hook: str, *given: Any) -> None:
+    if is_overridden(hook, module):
+        getattr(module, hook)(*given)
 
 
 class _LiveLog:

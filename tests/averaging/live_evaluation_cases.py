@@ -1,4 +1,4 @@
-"""Validation on two processes; test_live_validation.py starts it: ``python -m torch.distributed.run ... FILE``."""
+"""Validation on two processes; test_live_evaluation.py starts it: ``python -m torch.distributed.run ... FILE``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from test_live_validation import Both, Plain, data, nets, suffixed
+from test_live_evaluation import Both, Plain, data, nets, suffixed
 from torch import Tensor, nn
 
 from small import trainer
