@@ -60,5 +60,6 @@ def check(kind: Any, *, fit: bool) -> None:
     assert together["accuracy_live"] != together["accuracy"]
 
 
-check(Synced, fit=False)
-check(Frozen, fit=True)
+if __name__ == "__main__":
+    check(Synced, fit=False)
+    check(Frozen, fit=True)

@@ -398,7 +398,7 @@ def test_an_update_is_one_operation_for_all_tensors() -> None:
     averaged.swap()
     with Operations() as done:
         averaged.update()
-    assert [name for name in done.names if name != "detach"] == ["_foreach_lerp_"]
+    assert [name for name in done.names if name != "detach"] == ["_fused_sgd_"]
 
 
 def test_nothing_is_copied_to_validate() -> None:
@@ -889,3 +889,32 @@ def test_live_weights_stay_until_they_are_let_go() -> None:
     assert torch.equal(live_of(callback.averaged["ema"]), last)
     callback.release()
     assert callback.averaged == {}
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_run_that_was_begun_with_lightnings_averaging_goes_on_with_ours(batch_norm: bool, tmp_path: Path) -> None:
+    """Both sets are taken from such a file, and the run ends as if Lightning's had gone on."""
+
+    def net() -> Net:
+        return Net(batch_norm=batch_norm)
+
+    theirs = EMAWeightAveraging(decay=DECAY)
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    whole = net()
+    fit(whole, theirs, keep, max_epochs=3)
+    ours, other = EMA(DECAY), net()
+    fit(other, ours, max_epochs=3, ckpt_path=tmp_path / "epoch=1.ckpt")
+    assert torch.equal(other.trail[-1], whole.trail[-1])
+    assert torch.allclose(vector(other), vector(whole), rtol=1e-5, atol=1e-7)
+    assert ours.averaged["ema"].count.updates == 30
+
+
+def test_a_file_of_lightnings_averaging_that_had_not_begun_gives_the_live_weights(tmp_path: Path) -> None:
+    theirs = EMAWeightAveraging(decay=DECAY, update_starting_at_step=25)
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    whole = Net()
+    fit(whole, theirs, keep, max_epochs=3)
+    ours, other = EMA(DECAY, start=26), Net()
+    fit(other, ours, max_epochs=3, ckpt_path=tmp_path / "epoch=1.ckpt")
+    assert torch.equal(other.trail[-1], whole.trail[-1])
+    assert torch.allclose(vector(other), vector(whole), rtol=1e-5, atol=1e-7)

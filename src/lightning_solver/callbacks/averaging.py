@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,19 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch.optim import Optimizer
 
-from lightning_solver.averaging.average import UpdateBN
+from lightning_solver.averaging.average import Count, UpdateBN
 from lightning_solver.averaging.averaged import Averaged
 from lightning_solver.averaging.batch_norm import norm_layers
 from lightning_solver.averaging.planned import refuse_modes, scope_of
 from lightning_solver.averaging.tensors import Scope
-from lightning_solver.averaging.weight_sets import KEY, Entry, WeightSets, evaluated_names
+from lightning_solver.averaging.weight_sets import KEY, Entry, WeightSets, evaluated_names, named_tensors
 from lightning_solver.callbacks.live_evaluation import LiveEvaluation
 from lightning_solver.callbacks.statistics import estimate_on_train_data, step_of
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.real_steps import RealSteps
+from lightning_solver.rules.inventory import own_name
 from lightning_solver.run_length import trainer_run_length
 from lightning_solver.sharding import is_sharded
 
@@ -164,6 +166,9 @@ class Averaging(Callback, ABC):
             sets.to_devices()
             sets.serving = True
             self._show_kept(sets)
+            asked = [name for name, each in sets.averaged.items() if each.average.update_bn and each.begun]
+            if asked:
+                report(f"nothing was trained: the statistics of {', '.join(asked)} are those of the checkpoint")
         self._go_home(trainer, sets)
 
     # ------------------------------------------------------------------ training
@@ -266,7 +271,7 @@ class Averaging(Callback, ABC):
         """Keep what the checkpoint says until the averages are there."""
         if self._leader is not self or trainer.state.fn != "fit":
             return
-        data = checkpoint.get(KEY)
+        data = checkpoint.get(KEY) or _of_lightning(checkpoint, evaluated_names(self._entries), pl_module)
         if data is None and not self._entries:
             return
         self._loaded = {"data": data or {}, "steps": int(checkpoint.get("global_step", 0))}
@@ -395,6 +400,35 @@ class _Protect:
 
     def __call__(self, *args: Any) -> None:
         self.sets.protect()
+
+
+def _of_lightning(checkpoint: dict[str, Any], names: tuple[str, ...], module: LightningModule) -> dict[str, Any] | None:
+    """What a checkpoint of Lightning's own weight averaging says, in our words; ``None`` for every other one.
+
+    It has the average as its ``state_dict``, and the live weights beside it.
+
+    Args:
+        checkpoint: The checkpoint.
+        names: The names of the averages that are evaluated here, which go on from that one.
+        module: The module.
+    """
+    state, about = checkpoint.get("current_model_state"), checkpoint.get("averaging_state")
+    if not isinstance(state, Mapping) or not isinstance(about, Mapping):
+        return None
+    known = named_tensors(module)
+    live = {own_name(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    updates, steps = int(about.get("n_averaged", 0)), int(checkpoint.get("global_step", 0))
+    count = Count(steps)
+    if updates:
+        count = Count(steps, began=max(steps - updates + 1, 0), updates=updates, latest=steps)
+    report("the checkpoint is one of Lightning's weight averaging: training goes on from its live weights")
+    return {
+        "state_dict": [*names],
+        "averages": {name: {"count": asdict(count)} for name in names},
+        "names": {"live": [], "values": {}},
+        "live": {name: value for name, value in live.items() if name in known},
+        "values": {},
+    }
 
 
 def _folder(trainer: Trainer) -> Path:
