@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: train test lint wheel-check bench docs parity check-all check-lower-bounds clean
+.PHONY: train test lint wheel-check bench bench-peers docs parity check-all check-lower-bounds clean
 
 $(STAMP): pyproject.toml constraints.txt requirements-dev.txt examples/digits/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,10 +33,15 @@ wheel-check: $(STAMP)  ## the built wheel installs into an empty environment, im
 	du -sh .venv-wheel/lib/python3*/site-packages/lightning_solver
 	rm -rf .venv-wheel dist
 
-bench: $(STAMP)  ## schedules, plans and optimisers beside torch's own
+bench: $(STAMP)  ## schedules, plans, optimisers and averages beside torch's and Lightning's own
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/plans.py
 	$(BIN)/python benchmarks/optimizers.py
+	$(BIN)/python benchmarks/averages.py
+
+bench-peers: parity  ## averages beside those of timm, MMEngine and ema_pytorch too
+	.venv-parity/bin/python -m pip install --quiet --no-deps ema-pytorch
+	.venv-parity/bin/python benchmarks/averages.py
 
 docs: $(STAMP)  ## draws the pictures of docs/curves.md from the YAML that stands in it
 	$(BIN)/python docs/draw_curves.py

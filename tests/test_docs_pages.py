@@ -8,6 +8,8 @@ import yaml
 from torch import nn
 
 from lightning_solver import RunLength, SolverSpec
+from lightning_solver.averaging import Average, DecayWarmup
+from lightning_solver.plain import subclasses
 from lightning_solver.rule import KINDS, SELECTORS, Rule
 from vit import ViT
 
@@ -49,3 +51,13 @@ def test_every_selector_is_told(name):
 @pytest.mark.parametrize("name", [*KINDS, *(set(Rule.__dataclass_fields__) - set(SELECTORS) - {"name", "kind"})])
 def test_every_kind_and_field_of_a_rule_is_told(name):
     assert re.search(rf"`?{name}\b", PAGES["parameters"])
+
+
+@pytest.mark.parametrize("name", [field for field in Average.__dataclass_fields__ if field != "takes_last"])
+def test_every_field_of_an_average_is_told(name):
+    assert f"`{name}`" in PAGES["averages"]
+
+
+@pytest.mark.parametrize("name", [*subclasses(Average), *subclasses(DecayWarmup)])
+def test_every_average_and_warm_up_of_a_decay_is_told(name):
+    assert re.search(rf"\b{name}\b", PAGES["averages"])
