@@ -63,3 +63,4 @@ def check(kind: Any, *, fit: bool) -> None:
 if __name__ == "__main__":
     check(Synced, fit=False)
     check(Frozen, fit=True)
+    torch.distributed.destroy_process_group()

@@ -69,3 +69,4 @@ if __name__ == "__main__":
     # Streams of different lengths; training ends before that matters.
     streams = [list(torch.stack([row for row, _ in rows(rank)]).split(8)) for rank in range(2)]
     check(DataLoader(Uneven(), batch_size=8), [own[:3] for own in streams], None, max_steps=2, val_check_interval=2)
+    torch.distributed.destroy_process_group()

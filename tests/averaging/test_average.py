@@ -368,3 +368,14 @@ def test_the_only_average_is_evaluated_or_the_one_that_says_so(averages: Any, ex
 def test_unclear_averages_are_refused(averages: Any, message: str) -> None:
     with pytest.raises(SolverError, match=message):
         SolverSpec(averages=averages)
+
+
+def test_updates_can_be_counted_from_the_run_and_from_the_start_of_the_average() -> None:
+    average = EMA(decay=0.5, decay_per="update", start=5, every=3)
+    assert np.flatnonzero(average.curve(total_steps=12)[4:]).tolist() == [0, 3, 6]
+    average = replace(average, every_from="run")
+    assert np.flatnonzero(average.curve(total_steps=12)[4:]).tolist() == [0, 1, 4, 7]
+    assert average.lay().first == 5
+    assert average.lay().updates(12) == 4
+    average = replace(average, every="1ep")
+    assert np.flatnonzero(average.curve(total_steps=12, steps_per_epoch=4)[4:]).tolist() == [0, 3, 7]

@@ -57,6 +57,8 @@ class Average(Plain, ABC):
         until: The number of steps after which the weights are taken in for the last time; the average stays as it is
             then. By default the end of the run.
         every: How many steps lie between two updates; in epochs (``1ep``), the updates are at the ends of epochs.
+        every_from: What steps between updates are counted from: the ``start`` of the average, or that of the ``run``, with
+            which there is an update at ``start`` all the same. Ends of epochs are those of the run in any case.
         first: What the first update does: it copies the weights (``copy``), or takes in its share of them, the rest
             being the weights that the average was made of (``blend``).
         before: What the average is before ``start``: it follows the weights (``follow``), follows them at every update
@@ -89,6 +91,7 @@ class Average(Plain, ABC):
     start: int | str = 1
     until: int | str | None = None
     every: int | str = 1
+    every_from: Literal["start", "run"] = "start"
     first: Literal["copy", "blend"] = "copy"
     before: Literal["follow", "every", "hold"] = "follow"
     only: str | Sequence[str] | None = None
@@ -365,7 +368,8 @@ class Shares:
         self.until = None
         if average.until is not None:
             self.until = math.floor(Duration.parse(average.until, f"{where}.until").resolve(run, f"{where}.until"))
-        self._grid = Grid(average.every, run, self.start, f"{where}.every")
+        self._from_run = average.every_from == "run"
+        self._grid = Grid(average.every, run, 0 if self._from_run else self.start, f"{where}.every")
         self._end = run.total_steps
         self._snapshots = None
         if average.snapshots is not None:
@@ -376,6 +380,8 @@ class Shares:
         """The step of the first update."""
         if self.start == 0 and self._copies_first():
             return 0
+        if self._from_run:
+            return max(self.start, 1)
         step = self._grid.next(max(self.start, 1))
         return step if self._end is None or not self._average.takes_last else min(step, max(self.start, int(self._end)))
 
@@ -383,7 +389,8 @@ class Shares:
         """Whether an update follows a step (counted from 1; 0 is before the first)."""
         if step < self.start or (self.until is not None and step > self.until):
             return False
-        return self._grid.due(step) or (self._average.takes_last and step == self._end)
+        extra = (self._from_run and step == self.start) or (self._average.takes_last and step == self._end)
+        return extra or self._grid.due(step)
 
     def snapshot_due(self, step: int) -> bool:
         """Whether the average is written to a file after a step."""
@@ -402,8 +409,9 @@ class Shares:
         step, found = start, copied
         while (step := self._grid.next(step)) <= last:
             found, step = found + 1, step + 1
-        extra = self._average.takes_last and start <= total <= last and total == self._end and not self._grid.due(total)
-        return found + int(extra)
+        extra = {total} if self._average.takes_last and total == self._end else set()
+        extra |= {start} if self._from_run and self.start else set()
+        return found + sum(start <= step <= last and not self._grid.due(step) for step in extra)
 
     def begin(self, count: Count) -> bool:
         """Begin, if the average begins with the weights that are there before the next step.

@@ -19,6 +19,7 @@ class WindowOptions(TypedDict, total=False):
     """What every average can be told but for when it begins; the defaults are in :class:`averaging.Average`."""
 
     until: int | str | None
+    every_from: Literal["start", "run"]
     first: Literal["copy", "blend"]
     before: Literal["follow", "every", "hold"]
     only: str | Sequence[str] | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from fractions import Fraction
 from typing import Any
 
 from lightning_solver.averaging import EMA, SWA, Average
@@ -119,8 +118,7 @@ def _interval(settings: Settings, given: Any) -> Time:
 def _ema(settings: Settings, clock: Clock, more: Mapping[str, Any]) -> EMA:
     """``EMA``: made of the weights of the first moment at which it may begin, updated with every multiple of batches.
 
-    The multiples are those of the run. Where it begins between two of them, it follows the weights up to there, and
-    the first update takes in its share.
+    The multiples are those of the run, whatever it begins with.
     """
     life, smoothing = settings.take("half_life", "1000ba"), settings.number("smoothing")
     where = settings.path("half_life")
@@ -148,26 +146,11 @@ def _ema(settings: Settings, clock: Clock, more: Mapping[str, Any]) -> EMA:
     every, unit = int(interval.value), "ep" if moments.by_epoch else "st"
     decay: dict[str, Any] = {"half_life": length(half.value, unit)} if half is not None else {}
     decay = decay or {"decay": smoothing, **({"decay_per": "update"} if every > 1 or unit == "ep" else {})}
-    if every > 1 and start.count is None:
-        fact = "iters_per_epoch" if moments.run is not None else "total_iters"
-        clock.facts.need(fact, path, "falls onto an update or between two")
-        raise SolverError(path, "falls onto an update or between two", do="give max_duration, or write it in batches")
-    if start.count is not None and start.count % every:
-        fields = _between(start.count, every, moments, settings)
-        share = smoothing if half is None else 2.0 ** (-every / half.value)
-        return EMA(decay=share, decay_per="update", first="blend", **fields, **more)
     whole: dict[str, Any] = {} if start.text == 1 else {"start": start.text, "before": "hold"}
+    if every > 1 and (start.count is None or start.count % every):  # it may begin between two updates
+        share = smoothing if half is None else 2.0 ** (-every / half.value)
+        decay, whole = {"decay": share, "decay_per": "update"}, {**whole, "every_from": "run"}
     return EMA(**decay, **whole, every=length(every, unit), **more)
-
-
-def _between(count: int, every: int, moments: Moments, settings: Settings) -> dict[str, Any]:
-    """The fields of an average that begins between two updates; it follows the weights up to the one that begins it."""
-    if moments.by_epoch:
-        return {"start": f"{count}ep+1st", "every": f"{every}ep"}
-    if (count + 1) % every == 0:
-        return {"start": count + 1, "every": every}
-    batches = moments.clock.facts.need("iters_per_epoch", settings.path("update_interval"), "is to be told in epochs")
-    return {"start": count + 1, "every": length(Fraction(every, int(batches)), "ep")}
 
 
 # ------------------------------------------------------------------ SWA
