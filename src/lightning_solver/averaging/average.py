@@ -57,8 +57,8 @@ class Average(Plain, ABC):
         until: The number of steps after which the weights are taken in for the last time; the average stays as it is
             then. By default the end of the run.
         every: How many steps lie between two updates; in epochs (``1ep``), the updates are at the ends of epochs.
-        every_from: What steps between updates are counted from: the ``start`` of the average, or that of the ``run``, with
-            which there is an update at ``start`` all the same. Ends of epochs are those of the run in any case.
+        every_from: What steps between updates are counted from: the ``start`` of the average, or that of the ``run``,
+            with which there is an update at ``start`` all the same. Ends of epochs are those of the run in any case.
         first: What the first update does: it copies the weights (``copy``), or takes in its share of them, the rest
             being the weights that the average was made of (``blend``).
         before: What the average is before ``start``: it follows the weights (``follow``), follows them at every update
