@@ -291,7 +291,7 @@ def test_a_sum_is_the_sum_of_its_terms(duration):
 
 
 def test_percent_needs_the_length_of_the_run():
-    message = "x.until: needs the length of the run, which is not given; give total_steps, or a schedule in steps"
+    message = "x.until: needs the length of the run, which is not given; give total_steps, or durations in steps"
     with pytest.raises(SolverError, match=re.escape(message)):
         Duration.parse("10%").resolve(RunLength(steps_per_epoch=5), "x.until")
 

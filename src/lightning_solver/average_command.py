@@ -48,9 +48,11 @@ def add_average(commands: Any) -> tuple[str, Callable[[argparse.Namespace], int]
     greedy = parser.add_argument_group("greedy averages")
     greedy.add_argument("--greedy", action="store_true", help="take a file if the score does not get worse by it")
     greedy.add_argument("--score", metavar="MODULE:FUNCTION", help="takes a state_dict and returns a number")
-    greedy.add_argument("--config", help="in place of --score: YAML of a SolverCLI, whose module is validated")
+    what = "in place of --score: YAML of a SolverCLI that names its module (model: class_path), which is validated"
+    greedy.add_argument("--config", help=what)
     greedy.add_argument("--metric", help="the metric of that validation, such as val_acc")
-    greedy.add_argument("--mode", choices=("max", "min"), help="whether higher is better (max, the default), or lower")
+    what = "whether a higher score is better (max), or a lower one (min)"
+    greedy.add_argument("--mode", choices=("max", "min"), help=what)
     post_hoc = parser.add_argument_group("averages worked out from snapshots")
     post_hoc.add_argument("--sigma-rel", type=float, help="length, as a part of the run: above 0, below 0.28")
     post_hoc.add_argument("--step", type=int, help="the step up to which to average, by default that of the last file")
@@ -100,6 +102,9 @@ def _refuse_mixtures(arguments: argparse.Namespace) -> None:
     if (arguments.score is None) == (arguments.config is None):
         do = "give --score package.module:function, or --config config.yaml --metric val_acc"
         raise SolverError("--greedy", "needs one way to score the weights", do=do)
+    if arguments.mode is None:
+        do = "give --mode max for an accuracy, --mode min for a loss"
+        raise SolverError("--greedy", "does not know whether a higher score is better", do=do)
     if (arguments.config is None) != (arguments.metric is None):
         missing, given = ("--metric", "--config") if arguments.metric is None else ("--config", "--metric")
         raise SolverError(given, f"needs {missing}", do=f"give {missing} too")
@@ -124,7 +129,7 @@ def _soup(arguments: argparse.Namespace) -> Soup:
     if not arguments.greedy:
         return soup_of(found.files, arguments.weights)
     score = _score(arguments, found.files)
-    return greedy_soup_of(found.files, score, mode=arguments.mode or "max", on_score=_tell_score)
+    return greedy_soup_of(found.files, score, mode=arguments.mode, on_score=_tell_score)
 
 
 def _score(arguments: argparse.Namespace, files: Sequence[WeightFile]) -> Score:

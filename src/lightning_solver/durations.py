@@ -226,7 +226,7 @@ class RunLength:
         """``total_steps``, or an error that says what to do where it is not known."""
         if self.total_steps is None:
             what = "needs the length of the run" if self.unknown else "needs the length of the run, which is not given"
-            do = "give total_steps, or a schedule in steps (500st) that needs no end"
+            do = "give total_steps, or durations in steps (500st), which need no end"
             raise SolverError(where, what, got=self.unknown, do=do)
         return self.total_steps
 

@@ -101,7 +101,7 @@ class Averaged:
             SolverError: The averages are in the place of the weights, or a tensor has another shape now.
         """
         if self._exchange.swapped:
-            do = "leave swapped(), or call swap() once more, before training goes on"
+            do = "leave swapped_in(), or call swap() once more, before training goes on"
             raise SolverError(self.where, "the averages are in the place of the weights", do=do)
         share = self._shares.take(self.count, steps)
         if share == 0.0:

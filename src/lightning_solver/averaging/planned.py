@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_solver.averaging.average import Average, find_evaluated, globs
 from lightning_solver.averaging.averaged import average_dtype
+from lightning_solver.averaging.batch_norm import norm_layers
 from lightning_solver.averaging.kinds import EMA
 from lightning_solver.averaging.tensors import Scope, averaged_tensors
 from lightning_solver.durations import RunLength
@@ -81,19 +82,41 @@ def plan_averages(
             updates=None if total is None else shares.updates(total),
             evaluated=name == evaluated,
         )
-        if total is not None and planned[name].updates == 0:
-            end = f"until is step {shares.until}" if shares.until is not None else f"the run ends after {total}"
-            what = f"begins after step {shares.first}, but {end}"
-            notes.append(f"{where} {what}" + ": the trained weights are evaluated and kept" * (name == evaluated))
-        elif total is not None:
-            _note_young(average, run, where, total - shares.start, notes)
+        notes += average_notes(average, module, run, where, evaluated=name == evaluated)
     return planned
 
 
-def _note_young(average: Average, run: RunLength, where: str, steps: int, notes: list[str]) -> None:
+def average_notes(average: Average, module: nn.Module, run: RunLength, where: str, *, evaluated: bool) -> list[str]:
+    """What is odd about an average in a run.
+
+    Args:
+        average: The average.
+        module: The module.
+        run: The length of the run.
+        where: The path of the average.
+        evaluated: Whether it is the one that is evaluated.
+    """
+    notes = []
+    if average.update_bn and not norm_layers(module):
+        notes.append(f"{where}.update_bn: the module has no batch norms whose statistics could be estimated")
+    if run.total_steps is None:
+        return notes
+    shares, total = average.lay(run, where), int(run.total_steps)
+    updates, kept = shares.updates(total), ": the trained weights are evaluated and kept" * evaluated
+    if updates == 0:
+        end = f"until is step {shares.until}" if shares.until is not None else f"the run ends after {total}"
+        notes.append(f"{where} begins after step {shares.first}, but {end}{kept}")
+    elif updates == 1 and average.first == "copy":
+        notes.append(f"{where} takes in the weights only once, after step {shares.first}, and is what they are then")
+    else:
+        notes += _young(average, run, where, total - shares.start)
+    return notes
+
+
+def _young(average: Average, run: RunLength, where: str, steps: int) -> list[str]:
     """An exponential average that is longer than the run is mostly what it began with."""
     if not isinstance(average, EMA) or average.warmup is not None:
-        return
+        return []
     decay = average.resolved(run, where).decay
     assert decay is not None
     every = 1 if average.decay_per == "step" else max(steps, 1) / max(average.lay(run, where).updates(steps), 1)
@@ -101,7 +124,8 @@ def _note_young(average: Average, run: RunLength, where: str, steps: int, notes:
     if rest > 0.5:
         what = f"remembers some {1 / (1 - decay):,.0f} steps" if decay < 1 else "never takes in anything"
         do = "give it a shorter half_life, or a warmup"
-        notes.append(f"{where} {what}: {rest:.0%} of it are the weights that it began with when the run ends; {do}")
+        return [f"{where} {what}: {rest:.0%} of it are the weights that it began with when the run ends; {do}"]
+    return []
 
 
 def refuse_modes(optimizers: Iterable[Any], names: str) -> None:

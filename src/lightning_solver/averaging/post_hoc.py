@@ -143,6 +143,7 @@ class Snapshot:
         average: What is averaged, and how.
         count: How far it had come.
         averaged: The keys of the tensors that are averaged; ``None`` if that was not noted.
+        run: What tells the run from others; ``None`` if that was not noted.
     """
 
     file: WeightFile
@@ -150,6 +151,7 @@ class Snapshot:
     average: Average
     count: Count
     averaged: frozenset[str] | None = None
+    run: str | None = None
 
 
 def snapshot_path(folder: PathLike, name: str, step: int) -> Path:
@@ -175,6 +177,7 @@ def save_snapshot(
     count: Count,
     *,
     averaged: Collection[str] | None = None,
+    run: str | None = None,
     beside: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a snapshot; folders are made, and a file that is there is replaced.
@@ -187,6 +190,7 @@ def save_snapshot(
         count: How far it has come.
         averaged: The keys of ``state_dict`` whose tensors are averaged, both of a tied one; the others are not summed
             up when an average is worked out, but taken from one snapshot. By default all floating-point tensors are.
+        run: What tells the run from others, in whose folder they may lie.
         beside: What else is kept, so that a Lightning checkpoint can be made of it: ``pytorch-lightning_version``,
             ``hyper_parameters``, ``epoch``, ``global_step``.
 
@@ -196,6 +200,8 @@ def save_snapshot(
     about: dict[str, Any] = {"name": name, "average": thaw(average), "count": dataclasses.asdict(count)}
     if averaged is not None:
         about["averaged"] = list(averaged)
+    if run is not None:
+        about["run"] = run
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_file({**(beside or {}), "state_dict": state_dict, SNAPSHOT_KEY: about}, path, force=True)
 
@@ -225,7 +231,8 @@ def _snapshot(file: WeightFile) -> Snapshot:
         raise SolverError(f"{where}: {SNAPSHOT_KEY}", "cannot be read", got=repr(about)[:200], do=do)
     average: Average = conform(about.get("average"), Average, f"{where}: average")
     averaged = about.get("averaged")
-    return Snapshot(file, about["name"], average, Count(**count), None if averaged is None else frozenset(averaged))
+    names = None if averaged is None else frozenset(averaged)
+    return Snapshot(file, about["name"], average, Count(**count), names, about.get("run"))
 
 
 # ------------------------------------------------------------------ working it out
@@ -365,6 +372,9 @@ def _check_one_run(snapshots: list[Snapshot]) -> None:
     first = snapshots[0]
     for each in snapshots[1:]:
         where = str(each.file.path)
+        if each.run != first.run:
+            do = "give the snapshots of one run only"
+            raise SolverError(where, f"is of another run than {first.file.path}", do=do)
         if each.count.began != first.count.began:
             got = f"after step {each.count.began}, and {first.file.path} after {first.count.began}"
             do = "give averages with the same start"

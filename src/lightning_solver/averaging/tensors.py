@@ -5,10 +5,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
 
 from lightning_solver.averaging.average import Average, globs
 from lightning_solver.errors import SolverError, suggestion
@@ -34,19 +36,17 @@ def averaged_tensors(
     Raises:
         SolverError: A glob matches nothing, or nothing is left.
     """
+    known = _known(tensors, f"{where}.over")
+    lazy = [name for name, tensor in known.items() if is_lazy(tensor)]
+    if lazy:
+        do = "run a batch through the model before training starts (in setup or configure_model)"
+        raise SolverError(lazy[0], "is not initialised yet, and cannot be averaged", got="a lazy module", do=do)
+    found = dict(known)
     if isinstance(tensors, nn.Module):
-        known: dict[str, Tensor] = {own_name(name): tensor for name, tensor in tensors.named_parameters()}
-        known |= {name: buffer for name, buffer, _ in saved_buffers(tensors)}
         found = {name: tensor for name, tensor in known.items() if tensor.requires_grad}
         found |= {name: buffer for name, buffer, owner in saved_buffers(tensors) if _follows(buffer, owner, average)}
         if scope is not None:
             found = {name: tensor for name, tensor in found.items() if scope(name, tensor)}
-    else:
-        known = dict(tensors) if isinstance(tensors, Mapping) else {str(i): one for i, one in enumerate(tensors)}
-        for tensor in known.values():
-            if not isinstance(tensor, Tensor):
-                raise SolverError(f"{where}.over", "takes a module or tensors", got=repr(tensor), do="pass tensors")
-        found = dict(known)
     for field, wanted in (("only", True), ("leave_out", False)):
         patterns = globs(getattr(average, field))
         hits = set()
@@ -63,6 +63,22 @@ def averaged_tensors(
         do = "correct only and leave_out, or pass what is trained"
         raise SolverError(where, "there is nothing to average", got=f"{len(known)} tensors, none of them left", do=do)
     return found
+
+
+def _known(tensors: Any, where: str) -> dict[str, Tensor]:
+    """All tensors of what was given, by name."""
+    if isinstance(tensors, nn.Module):
+        found: dict[str, Tensor] = {own_name(name): tensor for name, tensor in tensors.named_parameters()}
+        return found | {name: buffer for name, buffer, _ in saved_buffers(tensors)}
+    if not isinstance(tensors, (Mapping, Iterable)):
+        do = "pass the module, tensors by name, or tensors"
+        raise SolverError(where, "takes a module or tensors", got=type(tensors).__name__, do=do)
+    known = dict(tensors) if isinstance(tensors, Mapping) else {str(i): one for i, one in enumerate(tensors)}
+    for tensor in known.values():
+        if not isinstance(tensor, Tensor):
+            do = "pass the module, or dict(model.named_parameters())"
+            raise SolverError(where, "takes a module or tensors", got=type(tensor).__name__, do=do)
+    return known
 
 
 def saved_buffers(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:

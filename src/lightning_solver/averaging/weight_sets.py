@@ -7,6 +7,7 @@ tensor; its values take the place of the live weights while the module is evalua
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -77,6 +78,7 @@ class WeightSets:
             self.averaged[name] = Averaged(entry.average, tensors, runs(entry.part), entry.where)
         self.evaluated = evaluated_names(entries)
         self.serving = False
+        self.run: str = uuid.uuid4().hex
         self.training = True
         self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
         self._later: dict[str, dict[str, Tensor]] = {}  # saved averages of what is still frozen
@@ -89,6 +91,18 @@ class WeightSets:
             hooked.register_state_dict_pre_hook(_Before(self)),
             hooked.register_state_dict_post_hook(_After(self)),
         ]
+
+        hooked._solver_weight_sets = self
+
+    @staticmethod
+    def of(module: nn.Module) -> WeightSets | None:
+        """The averages that a module has, whoever has made them.
+
+        Args:
+            module: The module.
+        """
+        found = getattr(module, "_solver_weight_sets", None)
+        return found if isinstance(found, WeightSets) and found.module is module else None
 
     # ------------------------------------------------------------------ which set the module holds
 
@@ -150,6 +164,8 @@ class WeightSets:
         changed = False
         for name in self.evaluated:
             averaged = self.averaged[name]
+            if average and any(other.swapped for key, other in self.averaged.items() if key not in self.evaluated):
+                continue  # somebody has put another one in, and evaluates that
             if averaged.swapped != average and (averaged.begun or averaged.swapped):
                 averaged.swap()
                 changed = True
@@ -194,7 +210,8 @@ class WeightSets:
                     state[key] = everything.to(value.dtype)
             path = snapshot_path(folder(), name, averaged.count.steps)
             if is_first_process():
-                save_snapshot(path, state, name, averaged.average, averaged.count, averaged=keys, beside=beside())
+                about: dict[str, Any] = {"averaged": keys, "run": self.run, "beside": beside()}
+                save_snapshot(path, state, name, averaged.average, averaged.count, **about)
 
     def settle(self) -> None:
         """See :meth:`Averaged.settle`."""
@@ -287,6 +304,8 @@ class WeightSets:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if WeightSets.of(self.module) is self:
+            del self.module._solver_weight_sets
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -311,7 +330,8 @@ class WeightSets:
                 values[name] = _saved(averaged, averaged.values, sharded=sharded)
             averages[name] = {"count": asdict(averaged.count), "average": thaw(averaged.average)}
         names = {"live": [*live], "values": {name: [*tensors] for name, tensors in values.items()}}
-        return {"state_dict": served, "averages": averages, "names": names}, {"live": live, "values": values}
+        data = {"state_dict": served, "averages": averages, "names": names, "run": self.run}
+        return data, {"live": live, "values": values}
 
     def targets(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The tensors of a sharded checkpoint, as the places into which they are to be loaded; for :meth:`load`.
@@ -342,7 +362,8 @@ class WeightSets:
             SolverError: An average that does not fit.
         """
         self._kept = None
-        saved = data.get("averages", {})
+        self.run = data.get("run", self.run)
+        saved = self._alike(data.get("averages", {}))
         self._later = {name: self._unclaimed(name, data, kept) for name in saved if name in self.averaged}
         steps = max((each["count"]["steps"] for each in saved.values()), default=steps)
         for name, averaged in self.averaged.items():
@@ -363,6 +384,17 @@ class WeightSets:
         if late and steps:
             report(f"the checkpoint does not have {', '.join(late)}: averages the weights from here on")
         self._resume_from(saved)
+
+    def _alike(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """The saved averages without those that are of another kind here, which begin anew."""
+        found = dict(saved)
+        for name, averaged in self.averaged.items():
+            kind = found.get(name, {}).get("average", {}).get("class_path")
+            here = thaw(averaged.average)["class_path"]
+            if kind is not None and kind != here:
+                report(f"the average {name} was of another kind ({kind}) in the checkpoint: as {here} it begins anew")
+                del found[name]
+        return found
 
     def _unclaimed(self, name: str, data: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Tensor]:
         """The saved averages of tensors that are frozen as yet, for :meth:`take_in_unfrozen`."""

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from lightning_solver.averaging.average import Count, UpdateBN
 from lightning_solver.averaging.averaged import Averaged
 from lightning_solver.averaging.batch_norm import norm_layers
-from lightning_solver.averaging.planned import refuse_modes, scope_of
+from lightning_solver.averaging.planned import average_notes, refuse_modes, scope_of
 from lightning_solver.averaging.tensors import Scope
 from lightning_solver.averaging.weight_sets import KEY, Entry, WeightSets, evaluated_names, named_tensors
 from lightning_solver.callbacks.live_evaluation import LiveEvaluation
@@ -133,18 +133,16 @@ class Averaging(Callback, ABC):
         for _, real in self._steps:
             real.take()
         self._sets.serving = True
-        for name, averaged in self._sets.averaged.items():
-            planned = self._run(trainer, pl_module, self._entries[name].part, needed=False).total_steps
-            if planned is not None and averaged.start > planned and not hasattr(pl_module, "solver_parts"):
-                what = f"starts after step {averaged.start}, but the run ends after {planned}"
-                report(f"the average {name} {what}: the trained weights are kept")
+        self._tell_odd(trainer, pl_module, self._sets)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The module keeps the average, or the live weights if the average is to be kept apart."""
         if self._leader is not self or self._sets is None:
             return
-        for averaged in self._sets.averaged.values():
+        for name, averaged in self._sets.averaged.items():
             averaged.conclude()
+            if not averaged.begun and trainer.should_stop:
+                report(f"training was stopped before the average {name} began, after step {averaged.start}")
         self._estimate(trainer, pl_module, at_end=True)
         self._show_kept(self._sets)
 
@@ -191,6 +189,8 @@ class Averaging(Callback, ABC):
         for part, steps in made.items():
             if steps:
                 self._sets.update(part, steps)
+                if getattr(trainer, "fast_dev_run", False):
+                    continue
                 self._sets.take_snapshots(part, lambda: _folder(trainer), lambda: _beside(trainer, pl_module))
 
     # ------------------------------------------------------------------ evaluation
@@ -216,14 +216,14 @@ class Averaging(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """The same batch with the live weights, where that is asked for."""
-        if self._evaluates_live(pl_module):
+        if self._evaluates_live(trainer, pl_module):
             assert self._sets is not None
             with self._sets.live():
                 self._live.batch(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The end of the same epoch with the live weights."""
-        if self._evaluates_live(pl_module):
+        if self._evaluates_live(trainer, pl_module):
             assert self._sets is not None
             with self._sets.live():
                 self._live.epoch_end(trainer, pl_module)
@@ -288,6 +288,12 @@ class Averaging(Callback, ABC):
 
     def _make(self, trainer: Trainer, module: LightningModule) -> None:
         self.release()
+        earlier = WeightSets.of(module)
+        if earlier is not None:  # those of another callback, in an earlier fit
+            if earlier.same_module(module) and not earlier.protected and not earlier.was_written():
+                earlier.to_devices()
+                earlier.show_live()
+            earlier.close()
         scopes = _scopes(module)
         self._sets = WeightSets(module, self._entries, lambda part: self._run(trainer, module, part), scopes)
 
@@ -337,6 +343,20 @@ class Averaging(Callback, ABC):
             return RunLength()
         return trainer_run_length(trainer)
 
+    def _tell_odd(self, trainer: Trainer, module: LightningModule, sets: WeightSets) -> None:
+        """Say what is odd about averages that no plan has spoken of."""
+        notes: list[str] = []
+        for name, averaged in sets.averaged.items():
+            entry = self._entries[name]
+            if not averaged.begun or averaged.count.began == averaged.count.steps:
+                if entry.part in getattr(module, "solver_parts", {}) or getattr(trainer, "fast_dev_run", False):
+                    continue
+                run = self._run(trainer, module, entry.part, needed=False)
+                evaluated = name in sets.evaluated
+                notes += average_notes(entry.average, module, run, entry.where, evaluated=evaluated)
+        if notes:
+            report("notes on the averages:", notes)
+
     def _show_evaluated(self, trainer: Trainer) -> None:
         """Put the averages into the module, unless it holds what was loaded for this evaluation."""
         assert self._sets is not None
@@ -368,8 +388,10 @@ class Averaging(Callback, ABC):
         else:
             sets.show_live()
 
-    def _evaluates_live(self, module: LightningModule) -> bool:
+    def _evaluates_live(self, trainer: Trainer, module: LightningModule) -> bool:
         sets = self._sets
+        if self._is_loaded(trainer):
+            return False  # the live weights are not those of the file
         if self._leader is not self or sets is None or sets.module is not module or not sets.shown:
             return False
         return any(sets.entries[name].average.evaluate_live for name in sets.evaluated)

@@ -70,11 +70,18 @@ class LiveEvaluation:
         if results is not None and results.dataloader_idx is not None:
             given.append(dataloader_idx)
         numbered = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+        before = _lengths(module)
         with self._second_pass(module):
             _call(module, f"on_{stage}_batch_start", *given)
             evaluate: Callable[..., Any] = getattr(trainer.strategy, f"{stage}_step")
             output = evaluate(*(given if numbered else given[:1] + given[2:]))
             _call(module, f"on_{stage}_batch_end", output, *given)
+        after = _lengths(module)
+        grown = [name for name in after if after[name] > before.get(name, 0)]
+        if grown:
+            what = f"{stage}_step gathers outputs by hand, where those of both passes would come together"
+            do = "log them, or update a metric of torchmetrics with them; or drop evaluate_live"
+            raise SolverError("evaluate_live", what, got=", ".join(f"self.{name}" for name in grown), do=do)
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """End the epoch for the live weights, before it ends for the average.
@@ -117,6 +124,12 @@ class LiveEvaluation:
             self._log.remove()
             self._log = None
         self._metrics.leave()
+
+
+def _lengths(module: LightningModule) -> dict[str, int]:
+    """How long the lists and mappings are that a module keeps by hand, by the names of its attributes."""
+    kept = vars(module).items()
+    return {name: len(value) for name, value in kept if isinstance(value, (list, dict)) and not name.startswith("_")}
 
 
 def _stage(trainer: Trainer) -> str:
