@@ -115,7 +115,10 @@ def test_a_soup_is_a_checkpoint_for_tests(runs: Path) -> None:
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("path", ["scores_of_mine:near", "scores_of_mine.near"])
 def test_a_greedy_soup_by_a_function(path: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["average", "a.ckpt", "b.ckpt", "c.ckpt", "--greedy", "--score", path, "-o", "soup.ckpt"]) == 0
+    assert (
+        main(["average", "a.ckpt", "b.ckpt", "c.ckpt", "--greedy", "--mode", "max", "--score", path, "-o", "soup.ckpt"])
+        == 0
+    )
     assert weight("soup.ckpt") == 0.875
     assert capsys.readouterr().out.splitlines() == [
         "-4           a.ckpt",
@@ -183,7 +186,19 @@ class Wider(WithArgument):
 def test_mistakes_about_the_validation(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "wider.py").write_text(WIDER)
     config = Path("config.yaml").read_text()
-    arguments = ["average", "a.ckpt", "b.ckpt", "-o", "soup.ckpt", "--greedy", "--config", "config.yaml", "--metric"]
+    arguments = [
+        "average",
+        "a.ckpt",
+        "b.ckpt",
+        "-o",
+        "soup.ckpt",
+        "--greedy",
+        "--mode",
+        "max",
+        "--config",
+        "config.yaml",
+        "--metric",
+    ]
     assert main([*arguments, "val_los"]) == 2
     assert (
         "error: --metric: is not logged by validation; got 'val_los'; did you mean val_loss?" in capsys.readouterr().err
@@ -286,13 +301,16 @@ def test_all_but_the_weights_is_taken_from_another_file(runs: Path, capsys: pyte
             ["a.ckpt", "b.ckpt", "--greedy", "--score", "m:f", "--weights", "1", "2", "-o", "x"],
             "error: --weights: is no option of a greedy average (--greedy); got 1.0 2.0; leave it out",
         ),
-        (["a.ckpt", "b.ckpt", "--greedy", "--score", "no_such:f", "-o", "x"], "error: --score: cannot be imported"),
         (
-            ["a.ckpt", "b.ckpt", "--greedy", "--score", "scores_of_mine:far", "-o", "x"],
+            ["a.ckpt", "b.ckpt", "--greedy", "--mode", "max", "--score", "no_such:f", "-o", "x"],
+            "error: --score: cannot be imported",
+        ),
+        (
+            ["a.ckpt", "b.ckpt", "--greedy", "--mode", "max", "--score", "scores_of_mine:far", "-o", "x"],
             "has no far; got 'scores_of_mine.far'",
         ),
         (
-            ["a.ckpt", "b.ckpt", "--greedy", "--score", "scores_of_mine:number", "-o", "x"],
+            ["a.ckpt", "b.ckpt", "--greedy", "--mode", "max", "--score", "scores_of_mine:number", "-o", "x"],
             "--score: cannot be called; got",
         ),
         (["a.ckpt", "b.ckpt", "--sigma-rel", "0.1", "-o", "x"], "error: a.ckpt: is no snapshot of an average; give"),

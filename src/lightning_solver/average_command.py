@@ -102,12 +102,12 @@ def _refuse_mixtures(arguments: argparse.Namespace) -> None:
     if (arguments.score is None) == (arguments.config is None):
         do = "give --score package.module:function, or --config config.yaml --metric val_acc"
         raise SolverError("--greedy", "needs one way to score the weights", do=do)
-    if arguments.mode is None:
-        do = "give --mode max for an accuracy, --mode min for a loss"
-        raise SolverError("--greedy", "does not know whether a higher score is better", do=do)
     if (arguments.config is None) != (arguments.metric is None):
         missing, given = ("--metric", "--config") if arguments.metric is None else ("--config", "--metric")
         raise SolverError(given, f"needs {missing}", do=f"give {missing} too")
+    if arguments.mode is None:
+        do = "give --mode max for an accuracy, --mode min for a loss"
+        raise SolverError("--greedy", "does not know whether a higher score is better", do=do)
 
 
 def _said(value: Any) -> str | None:

@@ -87,6 +87,10 @@ def _plan(arguments: argparse.Namespace) -> int:
             if not said:
                 head += ", as a factor of the base value (of a base value of 1: see --base)"
             print(f"{chart({option: one.curve(option, [base], run=run)[:, 0]}, title=head)}\n")
+        for average, planned in found.spec.averages.items():
+            shares = planned.lay(run, f"averages.{average}")
+            when = f"{shares.updates(arguments.total_steps)} updates, the first after step {shares.first}"
+            print(f"{'' if name == ALONE else f'{name}: '}averages.{average}: {type(planned).__name__}, {when}\n")
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lightning_solver.averaging.average import Average, find_evaluated
+from lightning_solver.averaging.average import Average, check_name, find_evaluated
 from lightning_solver.durations import Rational, RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.factors import LayerDecay
@@ -115,9 +115,7 @@ class SolverSpec(Plain):
             raise self._error("depth", "is empty", got=[], do="give regular expressions from input to head, or auto")
         refuse_empty(self.schedules, "SolverSpec.schedules")
         for name in self.averages:
-            if not re.fullmatch("[A-Za-z0-9_-]+", name):
-                do = "give it a name of letters, digits, - and _"
-                raise self._error("averages", "cannot be the name of an average", got=name, do=do)
+            check_name(name, "SolverSpec.averages")
         find_evaluated(self.averages, "SolverSpec.averages")
 
     def to_dict(self) -> dict[str, Any]:

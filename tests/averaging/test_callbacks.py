@@ -254,7 +254,7 @@ def test_an_average_that_begins_after_the_end_keeps_the_training(caplog: pytest.
         with caplog.at_level(logging.WARNING, "lightning_solver"):
             trainer = fit(net, callback)
         assert torch.equal(vector(net), net.trail[-1])
-        assert "but the run ends after 20: the trained weights are kept" in caplog.text
+        assert "but the run ends after 20: the trained weights are evaluated and kept" in caplog.text
         trainer.test(net, other_data(), verbose=False)
         assert torch.equal(net.saw[-1][1], net.trail[-1])
 

@@ -90,9 +90,7 @@ def test_an_average_that_never_begins_does_not_cost_the_training(caplog: pytest.
     with caplog.at_level(logging.WARNING, "lightning_solver"):
         fit(ours, EMA(DECAY, start=100))
     assert torch.equal(vector(ours), straight()[-1])
-    assert (
-        "the average ema starts after step 100, but the run ends after 20: the trained weights are kept" in caplog.text
-    )
+    assert "begins after step 100, but the run ends after 20: the trained weights are evaluated and kept" in caplog.text
 
 
 def test_before_an_average_begins_the_trained_weights_are_validated_and_saved(tmp_path: Path) -> None:

@@ -162,7 +162,14 @@ def test_tensors_by_name_and_tensors_alone_are_all_averaged() -> None:
     assert names(Net().parameters()) == [str(i) for i in range(6)]
 
 
-@pytest.mark.parametrize("wrong", [[torch.zeros(1), 3.0], {"a": "text"}])
+@pytest.mark.parametrize("wrong", [[torch.zeros(1), 3.0], {"a": "text"}, None, list(Net().named_parameters())])
 def test_what_is_no_tensor_is_refused(wrong: Any) -> None:
-    with pytest.raises(SolverError, match=r"over: takes a module or tensors; got (3\.0|'text')"):
+    with pytest.raises(
+        SolverError, match=r"over: takes a module or tensors; got (float|str|NoneType|tuple); pass the module"
+    ):
         EMA(decay=0.5).over(wrong)
+
+
+def test_a_lazy_layer_says_what_to_do() -> None:
+    with pytest.raises(SolverError, match=r"0\.weight: is not initialised yet.*run a batch through the model"):
+        EMA(decay=0.5).over(nn.Sequential(nn.LazyLinear(3)))

@@ -8,6 +8,7 @@ share is a function of the number of the step, so that it can be drawn and nothi
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -222,6 +223,21 @@ class Average(Plain, ABC):
         for index in range(len(values)):
             values[index] = shares.take(count)
         return values
+
+
+def check_name(name: object, where: str) -> None:
+    """Refuse what cannot be the name of an average, and of its files.
+
+    Args:
+        name: The name.
+        where: The path of the averages, for error messages.
+
+    Raises:
+        SolverError: It is no text of letters, digits, - and _.
+    """
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]+", name):
+        do = "give it a name of letters, digits, - and _"
+        raise SolverError(where, "cannot be the name of an average", got=repr(name), do=do)
 
 
 def find_evaluated(averages: Mapping[str, Average], where: str = "averages") -> str | None:

@@ -153,6 +153,35 @@ class Averaged:
             raise SolverError(self.where, "is averaged already", got=", ".join(known), do="add each tensor once")
         self._take_in(tensors)
 
+    def drop(self, names: Sequence[str]) -> None:
+        """Average some tensors no longer.
+
+        Args:
+            names: Their names.
+        """
+        if not names or self.swapped:
+            return
+        left = [(name, value) for name, value in zip(self.names, self._values) if name not in names]
+        self._weights = {name: self._weights[name] for name, _ in left}
+        self._values = [value for _, value in left]
+        self._exchange = Exchange(list(self._weights.values()), self._values, in_place=self.average.swap == "copy")
+        self._finish()
+        self._sort()
+
+    def rebind(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on with other tensors in the place of those of the same names, which nobody uses any more.
+
+        Args:
+            tensors: Tensors by name; those of other names, and the same ones, change nothing.
+        """
+        new = {n: t for n, t in tensors.items() if n in self._weights and t is not self._weights[n]}
+        if not new or self.swapped:
+            return
+        self._weights.update(new)
+        self._exchange = Exchange(list(self._weights.values()), self._values, in_place=self.average.swap == "copy")
+        self._finish()
+        self._sort()
+
     # ------------------------------------------------------------------ changing places
 
     def swap(self) -> None:

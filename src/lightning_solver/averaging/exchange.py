@@ -7,7 +7,8 @@ of one tensor at a time. Where average and weights differ in type, the weights a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,9 +76,15 @@ class Exchange:
         pairs = list(enumerate(zip(self._weights, self._averages)))
         self._rounded = [i for i, (weight, average) in pairs if weight.dtype != average.dtype]
         rest = [(i, pair) for i, pair in pairs if pair[0].dtype == pair[1].dtype]
-        self._free = [i for i, pair in rest if not self._in_place and may_exchange(*pair)]
+        places = [_place(weight) for weight in self._weights]
+        alone = {place for place, number in Counter(places).items() if number == 1}
+        self._free = [i for i, pair in rest if not self._in_place and places[i] in alone and may_exchange(*pair)]
         free = set(self._free)
-        self._copied = [i for i, _ in rest if i not in free]
+        copied: dict[Hashable, list[int]] = {}
+        for i, _ in rest:
+            if i not in free:
+                copied.setdefault(places[i], []).append(i)
+        self._copied = list(copied.values())  # tensors in the same memory change places together
 
     def _put_in(self) -> None:
         """The averages lend the model their memory; that of the weights is set aside."""
@@ -87,10 +94,11 @@ class Exchange:
         try:
             for i in self._free:
                 weights[i].data = averages[i]
-            for i in self._copied:
-                self._swap_copied(i, copied)
+            for group in self._copied:
+                self._swap_copied(group, copied)
             for i in self._rounded:
                 aside[i] = local(weights[i]).clone()
+            for i in self._rounded:
                 local(weights[i]).copy_(averages[i])
             self._aside, self.swapped = aside, True
         except BaseException:
@@ -113,10 +121,11 @@ class Exchange:
                 if weights[i].data_ptr() != averages[i].data_ptr():  # the model was moved
                     averages[i].copy_(weights[i])
                 weights[i].data = aside[i]
-            for i in self._copied:
-                self._swap_copied(i, copied)
+            for group in self._copied:
+                self._swap_copied(group, copied)
             for i in self._rounded:
                 self._keep_written(local(weights[i]), averages[i])
+            for i in self._rounded:
                 local(weights[i]).copy_(aside[i])
             self._aside, self.swapped = {}, False
         except BaseException:
@@ -129,21 +138,24 @@ class Exchange:
             raise
         self._sort()
 
-    def _swap_copied(self, index: int, copied: dict[int, tuple[Tensor | None, bool]]) -> None:
+    def _swap_copied(self, group: list[int], copied: dict[int, tuple[Tensor | None, bool]]) -> None:
         """Exchange the numbers, noting at each moment where they are: weights aside, average crossed or not."""
-        weight, weights = local(self._weights[index]), local(self._weights[index]).clone()
-        copied[index] = (weights, False)
-        weight.copy_(self._averages[index])
-        copied[index] = (weights, True)
-        self._averages[index].copy_(weights)
-        copied[index] = (None, True)
+        kept = {i: local(self._weights[i]).clone() for i in group}
+        copied.update((i, (kept[i], False)) for i in group)
+        for i in group:
+            local(self._weights[i]).copy_(self._averages[i])
+        for i in group:
+            copied[i] = (kept[i], True)
+            self._averages[i].copy_(kept[i])
+            copied[i] = (None, True)
 
     def _uncopy(self, copied: dict[int, tuple[Tensor | None, bool]]) -> None:
-        for i, (kept, crossed) in copied.items():
-            weights = self._averages[i].clone() if kept is None else kept
+        weights = {i: self._averages[i].clone() if kept is None else kept for i, (kept, _) in copied.items()}
+        for i, (_, crossed) in copied.items():
             if crossed:
                 self._averages[i].copy_(local(self._weights[i]))
-            local(self._weights[i]).copy_(weights)
+        for i, kept in weights.items():
+            local(self._weights[i]).copy_(kept)
 
     def _keep_written(self, weight: Tensor, average: Tensor) -> None:
         """Take over numbers of a rounded average that were written meanwhile, such as statistics estimated anew."""
@@ -163,6 +175,12 @@ def may_exchange(weight: Tensor, average: Tensor) -> bool:
     if weight.device != average.device or weight.stride() != average.stride():
         return False
     return all(_owns_memory(tensor) for tensor in (weight, average))
+
+
+def _place(tensor: Tensor) -> Hashable:
+    """What tensors in the same memory have in common."""
+    part = local(tensor.detach())
+    return part.untyped_storage().data_ptr() or id(tensor)
 
 
 def _owns_memory(tensor: Tensor) -> bool:

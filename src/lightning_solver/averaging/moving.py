@@ -117,7 +117,7 @@ def fused_agrees(dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(0)
     for numel in (1, 7, 64, 1003):
         for share in (0.0, 1e-4, 0.1, 0.49):
-            average, weight = (torch.randn(numel, dtype=dtype, generator=generator) for _ in range(2))
+            average, weight = (torch.randn(numel, dtype=dtype, generator=generator, device="cpu") for _ in range(2))
             wanted = torch.lerp(average, weight, share)
             try:
                 _fused_lerp([average], [weight], share)

@@ -103,5 +103,7 @@ def _follows(buffer: Tensor, owner: nn.Module, average: Average) -> bool:
         return True
     if average.buffers == "copy" or not (buffer.is_floating_point() or buffer.is_complex()):
         return False
+    if buffer.layout is not torch.strided or buffer.dtype.itemsize < 2:
+        return False
     # a mask of -inf is a constant, of which the mean would be nan
     return buffer.is_meta or bool(torch.isfinite(buffer).all())

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lightning_solver.averaging.average import Average, Count, find_evaluated
 from lightning_solver.averaging.averaged import Averaged
 from lightning_solver.averaging.post_hoc import save_snapshot, snapshot_path
-from lightning_solver.averaging.tensors import Scope, averaged_tensors
+from lightning_solver.averaging.tensors import Scope, averaged_tensors, saved_buffers
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
@@ -76,6 +76,9 @@ class WeightSets:
         for name, entry in entries.items():
             tensors = averaged_tensors(module, entry.average, entry.where, self._scopes.get(entry.part))
             self.averaged[name] = Averaged(entry.average, tensors, runs(entry.part), entry.where)
+        self._buffers: dict[str, tuple[Tensor, dict[str, Any], str]] = {
+            name: (buffer, owner._buffers, name.rpartition(".")[2]) for name, buffer, owner in saved_buffers(module)
+        }
         self.evaluated = evaluated_names(entries)
         self.serving = False
         self.run: str = uuid.uuid4().hex
@@ -86,6 +89,7 @@ class WeightSets:
         self._left: dict[int, int] = {}
         self._sums: list[int] = []
         self._keep_vars = False
+        self._given: set[int] = set()  # tensors whose average is in the latest state_dict
         hooked: Any = module
         self._handles: list[Any] = [
             hooked.register_state_dict_pre_hook(_Before(self)),
@@ -162,6 +166,8 @@ class WeightSets:
 
     def _show(self, average: bool) -> None:
         changed = False
+        if average:
+            self.rebind()
         for name in self.evaluated:
             averaged = self.averaged[name]
             if average and any(other.swapped for key, other in self.averaged.items() if key not in self.evaluated):
@@ -181,6 +187,7 @@ class WeightSets:
             part: Whose steps they are.
             steps: How many.
         """
+        self.rebind()
         for name, entry in self.entries.items():
             if entry.part == part:
                 self.averaged[name].update(steps)
@@ -212,6 +219,16 @@ class WeightSets:
             if is_first_process():
                 about: dict[str, Any] = {"averaged": keys, "run": self.run, "beside": beside()}
                 save_snapshot(path, state, name, averaged.average, averaged.count, **about)
+
+    def rebind(self) -> None:
+        """Average the tensors that the module has now, where it was given others (``self.buffer = ...``)."""
+        new = {}
+        for name, (buffer, held, leaf) in self._buffers.items():
+            if held.get(leaf) is not buffer and held.get(leaf) is not None:
+                new[name] = held[leaf]
+                self._buffers[name] = (held[leaf], held, leaf)
+        for averaged in self.averaged.values() if new else ():
+            averaged.rebind(new)
 
     def settle(self) -> None:
         """See :meth:`Averaged.settle`."""
@@ -252,6 +269,7 @@ class WeightSets:
     def leave(self) -> None:
         """Training does not go on: note what the module holds, to see later whether somebody has written to it."""
         self.training = False
+        self.rebind()
         reshard(self.module)  # a module that is evaluated last has gathered weights in the place of its own
         self._left = {id(tensor): _version(tensor) for tensor in self._tensors()}
         self._sums = _sums(self._tensors())
@@ -262,8 +280,7 @@ class WeightSets:
 
     def was_written(self) -> bool:
         """Whether somebody has written other numbers into the module since :meth:`leave`; DDP writes the same ones."""
-        touched = any(self._left.get(id(tensor), -1) != _version(tensor) for tensor in self._tensors())
-        return touched and _sums(self._tensors()) != self._sums
+        return _sums(self._tensors()) != self._sums
 
     def protect(self) -> None:
         """Keep a copy of all that the module holds, for weights are about to be loaded that are not to stay."""
@@ -318,17 +335,24 @@ class WeightSets:
         Returns:
             What was counted, as plain data; and tensors, ``live`` by name and ``values`` by average and name.
         """
+        self.rebind()
         served = [name for name in self.evaluated if self.averaged[name].begun]
+        self._given, given = set(), self._given
         averages: dict[str, Any] = {}
         live: dict[str, Tensor] = {}
         values: dict[str, dict[str, Tensor]] = {}
         for name, averaged in self.averaged.items():
             if name in served:
                 live |= _saved(averaged, averaged.weights, sharded=sharded)
-            exact = name in served and all(v.dtype == t.dtype for v, t in zip(averaged.values, averaged.tensors))
+            pairs = zip(averaged.values, averaged.tensors)
+            exact = name in served and all(v.dtype == t.dtype and id(t) in given for v, t in pairs)
             if not exact and (averaged.begun or averaged.average.before != "follow"):
                 values[name] = _saved(averaged, averaged.values, sharded=sharded)
-            averages[name] = {"count": asdict(averaged.count), "average": thaw(averaged.average)}
+            averages[name] = {
+                "count": asdict(averaged.count),
+                "names": [*averaged.names],
+                "average": thaw(averaged.average),
+            }
         names = {"live": [*live], "values": {name: [*tensors] for name, tensors in values.items()}}
         data = {"state_dict": served, "averages": averages, "names": names, "run": self.run}
         return data, {"live": live, "values": values}
@@ -371,6 +395,9 @@ class WeightSets:
             if name not in saved:
                 averaged.begin_late(steps)
                 continue
+            buffers = {inner for inner, _, _ in saved_buffers(self.module)}
+            had = saved[name].get("names", averaged.names)
+            averaged.drop([inner for inner in averaged.names if inner in buffers and inner not in had])
             if name in kept.get("values", {}):
                 given = kept["values"][name]
                 laid = dict(zip(averaged.names, averaged.tensors))
@@ -443,11 +470,16 @@ class WeightSets:
     def serve(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
         """Put the averages into a ``state_dict``, and a mark that says so."""
         found = self.served()
-        if found:
+        shown = {id(t) for n in self.evaluated if self.averaged[n].swapped for t in self.averaged[n].tensors}
+        self._given = set()
+        if found or shown:
             named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
             for name, tensor in named:
-                if id(tensor) in found and prefix + name in state_dict:
-                    state_dict[prefix + name] = found[id(tensor)]
+                key = next((key for key in (prefix + name, prefix + own_name(name)) if key in state_dict), None)
+                if key is None or id(tensor) not in found.keys() | shown:
+                    continue
+                state_dict[key] = found.get(id(tensor), state_dict[key])
+                self._given.add(id(tensor))
         if self._serves() and self.begun and isinstance(metadata, dict):
             metadata["lightning_solver_average"] = [n for n in self.evaluated if self.averaged[n].begun]
 

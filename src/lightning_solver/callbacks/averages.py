@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from typing_extensions import TypedDict, Unpack
 
 from lightning_solver import averaging
-from lightning_solver.averaging.average import Average, UpdateBN
+from lightning_solver.averaging.average import Average, UpdateBN, check_name
 from lightning_solver.averaging.kinds import DecayWarmup
 from lightning_solver.averaging.weight_sets import Entry
 from lightning_solver.callbacks.averaging import Averaging
@@ -48,6 +48,7 @@ class _One(Averaging):
 
     def __init__(self, average: Average, name: str) -> None:
         super().__init__()
+        check_name(name, f"{type(self).__name__}.name")
         self.average, self.name = average, name
 
     @property

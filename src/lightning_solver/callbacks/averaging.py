@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.optim import Optimizer
 
 from lightning_solver.averaging.average import Count, UpdateBN
@@ -84,7 +85,7 @@ class Averaging(Callback, ABC):
         if self._leader is not self:
             return
         if stage == "fit":
-            self._visiting = False
+            self._visiting, self._loaded = False, None
             self._entries = _merged(alike, pl_module)
             _refuse(trainer, self._entries)
             return
@@ -107,7 +108,7 @@ class Averaging(Callback, ABC):
         loaded = not after and trainer.ckpt_path is not None
         if self._sets is not None and self._goes_on(self._sets, pl_module):
             self._sets.to_devices()
-            self._go_on(trainer, pl_module, self._sets, loaded=loaded)
+            self._go_on(trainer, pl_module, self._sets, loaded=loaded and self._loaded is not None)
         else:
             self.release()
             if self._entries or self._loaded is not None:
@@ -168,6 +169,8 @@ class Averaging(Callback, ABC):
             if asked:
                 report(f"nothing was trained: the statistics of {', '.join(asked)} are those of the checkpoint")
         self._go_home(trainer, sets)
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            sets.serving = False  # what state_dict gives is put into the module of the process that started this one
 
     # ------------------------------------------------------------------ training
 
@@ -252,6 +255,8 @@ class Averaging(Callback, ABC):
             return
         if not sets.averaged:
             return
+        if not sets.training and trainer.strategy.broadcast(sets.was_written()):
+            return  # they are not those of what the module holds any more
         sharded = any(
             isinstance(value, torch.Tensor) and is_sharded(value) for value in checkpoint["state_dict"].values()
         )
@@ -271,14 +276,23 @@ class Averaging(Callback, ABC):
         """Keep what the checkpoint says until the averages are there."""
         if self._leader is not self or trainer.state.fn != "fit":
             return
+        if self._loaded is not None and KEY not in checkpoint:
+            return  # written and read back before the averages were there, by a search for a batch size or a rate
         data = checkpoint.get(KEY) or _of_lightning(checkpoint, evaluated_names(self._entries), pl_module)
         if data is None and not self._entries:
             return
-        self._loaded = {"data": data or {}, "steps": int(checkpoint.get("global_step", 0))}
-        if trainer.strategy.restore_checkpoint_after_setup:
+        # Lightning counts the steps of all optimisers together
+        steps = int(checkpoint.get("global_step", 0)) // max(len(checkpoint.get("optimizer_states", ())), 1)
+        self._loaded = {"data": data or {}, "steps": steps}
+        ours = self._sets is not None and self._goes_on(self._sets, pl_module)
+        if trainer.strategy.restore_checkpoint_after_setup or ours:
             if self._sets is None:
                 self._make(trainer, pl_module)
+            shown = ours and self._sets is not None and self._sets.shown
             self._restore(trainer)
+            if ours and self._sets is not None and not self._sets.training:
+                self._sets.show_average() if shown else None
+                self._sets.leave()  # what was written is what it holds
 
     # ------------------------------------------------------------------ not for users
 
@@ -308,8 +322,13 @@ class Averaging(Callback, ABC):
             report("the module was given other weights since the last fit: training and averages begin with them")
             sets.restart()
         sets.show_live()
+        steps = max((averaged.count.steps for averaged in sets.averaged.values()), default=0)
+        if steps and trainer.global_step == 0:
+            report(f"a new Trainer counts from 0, the averages go on from step {steps}: release() lets them begin anew")
         for name, entry in sets.entries.items():
             sets.averaged[name].lay(self._run(trainer, module, entry.part))
+            if written:
+                sets.averaged[name].begin_late(trainer.global_step)
 
     def _restore(self, trainer: Trainer) -> None:
         """Go on from the checkpoint that was loaded."""
@@ -474,6 +493,11 @@ def _beside(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 def _merged(callbacks: list[Averaging], module: LightningModule) -> dict[str, Entry]:
     """The averages of all callbacks by name."""
+    kinds = {type(callback).__name__ for callback in callbacks if callback.entries(module)}
+    if len(kinds) > 1 and "SolverAverages" in kinds:
+        got = f"{', '.join(sorted(kinds - {'SolverAverages'}))} in the Trainer"
+        do = "say all of them in the solver's averages, or all as callbacks"
+        raise SolverError("averages", "are asked for by the solver and by callbacks", got=got, do=do)
     found: dict[str, Entry] = {}
     for callback in callbacks:
         for name, entry in callback.entries(module).items():
@@ -482,11 +506,6 @@ def _merged(callbacks: list[Averaging], module: LightningModule) -> dict[str, En
                 do = "give one of them another, as in EMA(decay=0.9999, name='slow')"
                 raise SolverError("Trainer.callbacks", what, got=repr(name), do=do)
             found[name] = entry
-    kinds = {type(callback).__name__: callback for callback in callbacks if callback.entries(module)}
-    if len(kinds) > 1 and "SolverAverages" in kinds:
-        got = f"{', '.join(callbacks_of for callbacks_of in kinds if callbacks_of != 'SolverAverages')} in the Trainer"
-        do = "say all of them in the solver's averages, or all as callbacks"
-        raise SolverError("averages", "are asked for by the solver and by callbacks", got=got, do=do)
     evaluated_names(found)
     return found
 

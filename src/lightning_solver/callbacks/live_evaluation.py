@@ -17,6 +17,7 @@ from torchmetrics import Metric, MetricCollection
 
 from lightning_solver.callbacks.statistics import undisturbed_random_numbers
 from lightning_solver.errors import SolverError
+from lightning_solver.logs import report
 
 _M: TypeAlias = Metric | MetricCollection
 
@@ -35,15 +36,15 @@ class LiveEvaluation:
     those of training are not disturbed.
 
     What a module keeps by hand cannot be told apart: a Python list to which each step appends has the outputs of both
-    passes, metrics that are no attributes of the module have the states of both, and a logger that is written to
-    directly gets both under one name.
+    passes (which is reported), metrics that are no attributes of the module have the states of both, and a logger that
+    is written to directly gets both under one name.
 
     To be called before the average is evaluated on the same batch, so that hooks of the module do not interleave.
     """
 
     def __init__(self) -> None:
         self._metrics = _Metrics()
-        self._begun = False
+        self._begun = self._told = False
         self._log: _LiveLog | None = None
 
     def batch(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
@@ -78,10 +79,11 @@ class LiveEvaluation:
             _call(module, f"on_{stage}_batch_end", output, *given)
         after = _lengths(module)
         grown = [name for name in after if after[name] > before.get(name, 0)]
-        if grown:
-            what = f"{stage}_step gathers outputs by hand, where those of both passes would come together"
-            do = "log them, or update a metric of torchmetrics with them; or drop evaluate_live"
-            raise SolverError("evaluate_live", what, got=", ".join(f"self.{name}" for name in grown), do=do)
+        if grown and not self._told:
+            self._told = True
+            names = ", ".join(f"self.{name}" for name in grown)
+            do = "log it, or update a metric of torchmetrics with it"
+            report(f"evaluate_live: {names} gathers what comes of both sets of weights: {do}")
 
     def epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """End the epoch for the live weights, before it ends for the average.
