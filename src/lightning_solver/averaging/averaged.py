@@ -191,7 +191,7 @@ class Averaged:
             SolverError: A tensor has another shape now.
         """
         self._refresh()
-        if any(value.shape != part.shape for value, part in zip(self._values, self._locals)):
+        if [part.shape for part in self._locals] != self._shapes:
             self._refuse_shapes()
         self._exchange.swap()
 
@@ -300,6 +300,7 @@ class Averaged:
         """Sort the tensors by how they are averaged."""
         with torch.no_grad():
             self._locals = [local(tensor) for tensor in self._weights.values()]
+        self._shapes = [value.shape for value in self._values]
         pairs = list(zip(self._values, self._locals))
         moving = [pair for pair in pairs if pair[0].is_floating_point() or pair[0].is_complex()]
         self._counts = [pair for pair in pairs if not (pair[0].is_floating_point() or pair[0].is_complex())]

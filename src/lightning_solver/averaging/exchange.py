@@ -33,11 +33,13 @@ class Exchange:
         self._weights, self._averages = list(weights), list(averages)
         self._in_place = in_place
         self._aside: dict[int, Tensor] = {}  # the weights that are neither in the model nor in the averages
+        self._sorted = True
         self._sort()
 
     def to_devices(self) -> None:
         """Bring the weights that are set aside to where the model is, after it was moved."""
         self._aside = {i: aside.to(self._weights[i].device) for i, aside in self._aside.items()}
+        self._sorted = False
         if not self.swapped:
             self._sort()
 
@@ -73,6 +75,7 @@ class Exchange:
 
     def _sort(self) -> None:
         """Find out how each pair can change places."""
+        self._sorted = True
         pairs = list(enumerate(zip(self._weights, self._averages)))
         self._rounded = [i for i, (weight, average) in pairs if weight.dtype != average.dtype]
         rest = [(i, pair) for i, pair in pairs if pair[0].dtype == pair[1].dtype]
@@ -136,7 +139,8 @@ class Exchange:
             for i in self._rounded:
                 local(weights[i]).copy_(averages[i])
             raise
-        self._sort()
+        if not self._sorted:  # the model was moved meanwhile
+            self._sort()
 
     def _swap_copied(self, group: list[int], copied: dict[int, tuple[Tensor | None, bool]]) -> None:
         """Exchange the numbers, noting at each moment where they are: weights aside, average crossed or not."""
