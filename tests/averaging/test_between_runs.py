@@ -238,9 +238,10 @@ def test_weights_that_were_written_in_any_way_are_what_the_next_fit_begins_with(
     close(average_of(the(callback)), ema(net.trail, DECAY))
 
 
+@pytest.mark.parametrize("keep", ["average", "live"])
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
-def test_a_further_fit_may_be_in_another_precision(precision: Any) -> None:
-    net, alone, callback = Net(), Net(), EMA(DECAY, keep="live")
+def test_a_further_fit_may_be_in_another_precision(precision: Any, keep: Any) -> None:
+    net, alone, callback = Net(), Net(), EMA(DECAY, keep=keep)
     for each, callbacks in ((net, [callback]), (alone, [])):
         fit(each, *callbacks, max_epochs=1)
         each.trail.clear()
@@ -393,7 +394,7 @@ def test_the_live_weights_of_the_end_are_not_tested_beside_a_file_of_an_earlier_
 
 
 @pytest.mark.parametrize("keep", ["average", "live"])
-def test_an_average_that_the_user_puts_in_is_the_one_that_is_tested(keep: Any) -> None:
+def test_an_average_that_the_user_puts_in_is_the_one_that_is_tested(keep: Any, tmp_path: Path) -> None:
     fast, slow, net = EMA(0.5, name="fast", keep=keep, evaluated=True), EMA(0.95, name="slow"), Net()
     trainer = fit(net, fast, slow)
     averages, held = fast.averaged, vector(net)
@@ -404,6 +405,13 @@ def test_an_average_that_the_user_puts_in_is_the_one_that_is_tested(keep: Any) -
     assert torch.equal(vector(net), held)
     trainer.test(net, other_data(), verbose=False)
     assert torch.equal(net.saw[-1][1], average_of(averages["fast"]))
+    close(of_state(net.state_dict()), average_of(averages["fast"]))
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    assert KEY in saved(tmp_path / "after.ckpt")
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(net, data(), other_data())
+    assert equal(net.trail, straight(max_epochs=3))
+    assert averages["slow"].count.steps == 3 * STEPS
 
 
 # ---------------------------------------------------------------------- processes

@@ -170,7 +170,7 @@ class WeightSets:
             self.rebind()
         for name in self.evaluated:
             averaged = self.averaged[name]
-            if average and any(other.swapped for key, other in self.averaged.items() if key not in self.evaluated):
+            if average and self._visited():
                 continue  # somebody has put another one in, and evaluates that
             if averaged.swapped != average and (averaged.begun or averaged.swapped):
                 averaged.swap()
@@ -268,6 +268,8 @@ class WeightSets:
 
     def leave(self) -> None:
         """Training does not go on: note what the module holds, to see later whether somebody has written to it."""
+        if not self.training and self._visited():
+            return  # what was noted last is what it will hold when that one is taken out
         self.training = False
         self.rebind()
         reshard(self.module)  # a module that is evaluated last has gathered weights in the place of its own
@@ -447,6 +449,10 @@ class WeightSets:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _nothing, ()
+
+    def _visited(self) -> bool:
+        """Whether somebody has put in an average that is not one of those that are evaluated."""
+        return any(averaged.swapped for name, averaged in self.averaged.items() if name not in self.evaluated)
 
     def _tensors(self) -> list[Tensor]:
         return [tensor for averaged in self.averaged.values() for tensor in averaged.tensors]

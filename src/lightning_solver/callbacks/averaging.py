@@ -85,9 +85,14 @@ class Averaging(Callback, ABC):
         if self._leader is not self:
             return
         if stage == "fit":
-            self._visiting, self._loaded = False, None
+            self._visiting, self._loaded, self._shown = False, None, False
             self._entries = _merged(alike, pl_module)
             _refuse(trainer, self._entries)
+            sets = self._sets
+            if sets is not None and self._goes_on(sets, pl_module) and not sets.protected and not sets.was_written():
+                self._shown = sets.shown
+                sets.show_live()  # what setup, configure_optimizers and another precision are to begin with
+                sets.leave()
             return
         sets = self._sets
         self._visiting = sets is not None and sets.module is pl_module
@@ -288,7 +293,7 @@ class Averaging(Callback, ABC):
         if trainer.strategy.restore_checkpoint_after_setup or ours:
             if self._sets is None:
                 self._make(trainer, pl_module)
-            shown = ours and self._sets is not None and self._sets.shown
+            shown = ours and self._sets is not None and (self._sets.shown or self._shown)
             self._restore(trainer)
             if ours and self._sets is not None and not self._sets.training:
                 self._sets.show_average() if shown else None
