@@ -116,6 +116,12 @@ class SolverMixin(_Base):
         """The averages of the present or the last ``fit`` by name; of several optimisers ``generator.ema``."""
         return next((one.averaged for one in self._solver_callbacks if isinstance(one, SolverAverages)), {})
 
+    def release_averages(self) -> None:
+        """Let go of the averages and of the live weights of the last ``fit``; the module keeps what it holds."""
+        for callback in self._solver_callbacks:
+            if isinstance(callback, SolverAverages):
+                callback.release()
+
     @property
     def solver_lr(self) -> float:
         """The optimiser's learning rate; setting it moves every group, ratios kept."""

@@ -531,3 +531,19 @@ def test_a_second_fit_goes_on() -> None:
     assert equal(points, straight.trail)
     assert equal(everything(net.solver_averages["ema"]), everything(straight.solver_averages["ema"]))
     assert far(vector(net), points[-1])
+
+
+def test_the_user_can_let_go_of_the_live_weights() -> None:
+    net = Solved(spec({"ema": EMA(DECAY)}))
+    fit(net, max_epochs=1)
+    average = vector(net)
+    assert far(average, net.trail[-1])
+    net.release_averages()
+    assert not net.solver_averages
+    assert torch.equal(vector(net), average)
+    net.trail.clear()
+    make_trainer(max_epochs=1).fit(net)
+    again = Solved(spec({"ema": EMA(DECAY)}))
+    torch.nn.utils.vector_to_parameters(average, again.parameters())
+    make_trainer(max_epochs=1).fit(again)
+    assert equal(net.trail, again.trail)
