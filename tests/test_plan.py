@@ -292,7 +292,7 @@ def test_a_length_that_nothing_needs_may_be_unknown(run):
 
 
 def test_a_length_that_is_needed():
-    message = "schedules.lr: needs the length of the run; got the loader has no length; give total_steps, or a schedule"
+    message = "schedules.lr: needs the length of the run; got the loader has no length; give total_steps, or durations in steps"
     with pytest.raises(SolverError, match=re.escape(message)):
         plan(run=RunLength(unknown="the loader has no length"), schedules={"lr": Cosine()})
 
