@@ -296,7 +296,8 @@ class Averaging(Callback, ABC):
             shown = ours and self._sets is not None and (self._sets.shown or self._shown)
             self._restore(trainer)
             if ours and self._sets is not None and not self._sets.training:
-                self._sets.show_average() if shown else None
+                if shown:
+                    self._sets.show_average()
                 self._sets.leave()  # what was written is what it holds
 
     # ------------------------------------------------------------------ not for users
@@ -401,7 +402,10 @@ class Averaging(Callback, ABC):
         elif visiting and not self._is_loaded(trainer) and not self._guest:
             sets.unprotect(restore=False)
         if visiting and not sets.protected:
-            sets.show_average() if self._shown else sets.show_live()
+            if self._shown:
+                sets.show_average()
+            else:
+                sets.show_live()
         if not (visiting and sets.training):
             sets.leave()
 
