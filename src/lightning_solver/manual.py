@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_solver.errors import SolverError
 from lightning_solver.parts import Part
+from lightning_solver.sharding import is_sharded
 
 
 class Turn:
@@ -154,7 +155,7 @@ def alone_trainable(part: Part, parts: Iterable[Part]) -> Iterator[None]:
     """
     others = [tensor for other in parts if other is not part for tensor in other.parameters if tensor.requires_grad]
     # FSDP2 looks once whether a parameter requires a gradient, and not again: there gradients are put aside.
-    sharded = any(_is_sharded(tensor) for tensor in others)
+    sharded = any(is_sharded(tensor) for tensor in others)
     gathered = [tensor.grad for tensor in others] if sharded else []
     for tensor in others:
         if sharded:
@@ -168,14 +169,6 @@ def alone_trainable(part: Part, parts: Iterable[Part]) -> Iterator[None]:
             tensor.requires_grad_(True)
         for tensor, gradient in zip(others, gathered):
             tensor.grad = gradient
-
-
-def _is_sharded(tensor: Tensor) -> bool:
-    if not torch.distributed.is_available():
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
 
 
 def _wrong(name: str, what: str, got: Any, do: str) -> SolverError:

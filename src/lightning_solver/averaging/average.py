@@ -387,6 +387,7 @@ class Shares:
         self._from_run = average.every_from == "run"
         self._grid = Grid(average.every, run, 0 if self._from_run else self.start, f"{where}.every")
         self._end = run.total_steps
+        self._updates: dict[int, int] = {}  # by the length of a run
         self._snapshots = None
         if average.snapshots is not None:
             self._snapshots = Grid(average.snapshots, run, 0, f"{where}.snapshots")
@@ -418,6 +419,11 @@ class Shares:
         Args:
             total: Its length in steps.
         """
+        if total not in self._updates:
+            self._updates[total] = self._count_updates(total)
+        return self._updates[total]
+
+    def _count_updates(self, total: int) -> int:
         last = total if self.until is None else min(total, self.until)
         copied, start = int(self.start == 0 and self._copies_first()), max(self.start, 1)
         if self._grid.always:

@@ -164,9 +164,7 @@ class Averaged:
         left = [(name, value) for name, value in zip(self.names, self._values) if name not in names]
         self._weights = {name: self._weights[name] for name, _ in left}
         self._values = [value for _, value in left]
-        self._exchange = Exchange(list(self._weights.values()), self._values, in_place=self.average.swap == "copy")
-        self._finish()
-        self._sort()
+        self._pair_up()
 
     def rebind(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on with other tensors in the place of those of the same names, which nobody uses any more.
@@ -178,9 +176,7 @@ class Averaged:
         if not new or self.swapped:
             return
         self._weights.update(new)
-        self._exchange = Exchange(list(self._weights.values()), self._values, in_place=self.average.swap == "copy")
-        self._finish()
-        self._sort()
+        self._pair_up()
 
     # ------------------------------------------------------------------ changing places
 
@@ -281,11 +277,15 @@ class Averaged:
     # ------------------------------------------------------------------ not for users
 
     def _take_in(self, tensors: Mapping[str, Tensor]) -> None:
-        self._finish()
         self._weights.update(tensors)
         with torch.inference_mode(False), torch.no_grad():
             for tensor in tensors.values():
                 self._values.append(self._copy(local(tensor.detach())))
+        self._pair_up()
+
+    def _pair_up(self) -> None:
+        """Put each tensor and its average together."""
+        self._finish()
         in_place = self.average.swap == "copy"
         self._exchange = Exchange(list(self._weights.values()), self._values, in_place=in_place)
         self._sort()

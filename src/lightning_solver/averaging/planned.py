@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_solver.averaging.average import Average, find_evaluated, globs
+from lightning_solver.averaging.average import Average, Shares, find_evaluated, globs
 from lightning_solver.averaging.averaged import average_dtype
 from lightning_solver.averaging.batch_norm import norm_layers
 from lightning_solver.averaging.kinds import EMA
@@ -82,11 +82,13 @@ def plan_averages(
             updates=None if total is None else shares.updates(total),
             evaluated=name == evaluated,
         )
-        notes += average_notes(average, module, run, where, evaluated=name == evaluated)
+        notes += average_notes(average, module, run, where, evaluated=name == evaluated, shares=shares)
     return planned
 
 
-def average_notes(average: Average, module: nn.Module, run: RunLength, where: str, *, evaluated: bool) -> list[str]:
+def average_notes(
+    average: Average, module: nn.Module, run: RunLength, where: str, *, evaluated: bool, shares: Shares | None = None
+) -> list[str]:
     """What is odd about an average in a run.
 
     Args:
@@ -95,13 +97,14 @@ def average_notes(average: Average, module: nn.Module, run: RunLength, where: st
         run: The length of the run.
         where: The path of the average.
         evaluated: Whether it is the one that is evaluated.
+        shares: The average laid over the run, if it has been.
     """
     notes = []
     if average.update_bn and not norm_layers(module):
         notes.append(f"{where}.update_bn: the module has no batch norms whose statistics could be estimated")
     if run.total_steps is None:
         return notes
-    shares, total = average.lay(run, where), int(run.total_steps)
+    shares, total = shares or average.lay(run, where), int(run.total_steps)
     updates, kept = shares.updates(total), ": the trained weights are evaluated and kept" * evaluated
     if updates == 0:
         end = f"until is step {shares.until}" if shares.until is not None else f"the run ends after {total}"
@@ -109,17 +112,17 @@ def average_notes(average: Average, module: nn.Module, run: RunLength, where: st
     elif updates == 1 and average.first == "copy":
         notes.append(f"{where} takes in the weights only once, after step {shares.first}, and is what they are then")
     else:
-        notes += _young(average, run, where, total - shares.start)
+        notes += _young(average, run, where, total - shares.start, shares)
     return notes
 
 
-def _young(average: Average, run: RunLength, where: str, steps: int) -> list[str]:
+def _young(average: Average, run: RunLength, where: str, steps: int, shares: Shares) -> list[str]:
     """An exponential average that is longer than the run is mostly what it began with."""
     if not isinstance(average, EMA) or average.warmup is not None:
         return []
     decay = average.resolved(run, where).decay
     assert decay is not None
-    every = 1 if average.decay_per == "step" else max(steps, 1) / max(average.lay(run, where).updates(steps), 1)
+    every = 1 if average.decay_per == "step" else max(steps, 1) / max(shares.updates(steps), 1)
     rest = decay ** (steps / every)
     if rest > 0.5:
         what = f"remembers some {1 / (1 - decay):,.0f} steps" if decay < 1 else "never takes in anything"

@@ -86,7 +86,6 @@ class WeightSets:
         self._frozen = [parameter for parameter in module.parameters() if not parameter.requires_grad]
         self._later: dict[str, dict[str, Tensor]] = {}  # saved averages of what is still frozen
         self._kept: dict[str, Tensor] | None = None
-        self._left: dict[int, int] = {}
         self._sums: list[int] = []
         self._keep_vars = False
         self._given: set[int] = set()  # tensors whose average is in the latest state_dict
@@ -151,27 +150,22 @@ class WeightSets:
         Args:
             name: Its name.
         """
-        shown = self.shown
-        self.show_live()
-        averaged = self.averaged[name]
-        averaged.swap()
-        reshard(self.module)
-        try:
-            yield
-        finally:
-            averaged.swap()
-            reshard(self.module)
-            if shown:
-                self.show_average()
+        with self.live():
+            try:
+                with self.averaged[name].swapped_in():
+                    reshard(self.module)
+                    yield
+            finally:
+                reshard(self.module)
 
     def _show(self, average: bool) -> None:
-        changed = False
         if average:
             self.rebind()
+            if self._visited():
+                return  # somebody has put another one in, and evaluates that
+        changed = False
         for name in self.evaluated:
             averaged = self.averaged[name]
-            if average and self._visited():
-                continue  # somebody has put another one in, and evaluates that
             if averaged.swapped != average and (averaged.begun or averaged.swapped):
                 averaged.swap()
                 changed = True
@@ -273,7 +267,6 @@ class WeightSets:
         self.training = False
         self.rebind()
         reshard(self.module)  # a module that is evaluated last has gathered weights in the place of its own
-        self._left = {id(tensor): _version(tensor) for tensor in self._tensors()}
         self._sums = _sums(self._tensors())
 
     def come_back(self) -> None:
@@ -288,9 +281,9 @@ class WeightSets:
         """Keep a copy of all that the module holds, for weights are about to be loaded that are not to stay."""
         if self._kept is None:
             reshard(self.module)
-            named = [*self.module.named_parameters(), *self.module.named_buffers()]
+            named = named_tensors(self.module)
             with torch.inference_mode(False), torch.no_grad():
-                self._kept = {name: local(tensor.detach()).clone() for name, tensor in named}
+                self._kept = {name: local(tensor.detach()).clone() for name, tensor in named.items()}
 
     def unprotect(self, *, restore: bool) -> None:
         """Let go of that copy.
@@ -303,7 +296,7 @@ class WeightSets:
             return
         reshard(self.module)
         with torch.inference_mode(False), torch.no_grad():
-            for name, tensor in (*self.module.named_parameters(), *self.module.named_buffers()):
+            for name, tensor in named_tensors(self.module).items():
                 if name in kept:
                     local(tensor.detach()).copy_(kept[name])
 
@@ -392,12 +385,12 @@ class WeightSets:
         saved = self._alike(data.get("averages", {}))
         self._later = {name: self._unclaimed(name, data, kept) for name in saved if name in self.averaged}
         steps = max((each["count"]["steps"] for each in saved.values()), default=steps)
+        buffers = {inner for inner, _, _ in saved_buffers(self.module)}
         for name, averaged in self.averaged.items():
             averaged.restart()
             if name not in saved:
                 averaged.begin_late(steps)
                 continue
-            buffers = {inner for inner, _, _ in saved_buffers(self.module)}
             had = saved[name].get("names", averaged.names)
             averaged.drop([inner for inner in averaged.names if inner in buffers and inner not in had])
             if name in kept.get("values", {}):
@@ -457,25 +450,19 @@ class WeightSets:
     def _tensors(self) -> list[Tensor]:
         return [tensor for averaged in self.averaged.values() for tensor in averaged.tensors]
 
-    def served(self) -> dict[int, Tensor]:
-        """What ``module.state_dict()`` gives in place of a tensor of the module, by its ``id``."""
-        found: dict[int, Tensor] = {}
-        for name in self.evaluated if self._serves() else ():
-            averaged = self.averaged[name]
-            if averaged.begun and not averaged.swapped:
-                found |= {
-                    id(tensor): like(value.to(tensor.dtype), tensor)
-                    for tensor, value in zip(averaged.tensors, averaged.values)
-                }
-        return found
-
     def _serves(self) -> bool:
         """Whether the averages are those of what the module holds: nobody has trained or loaded it otherwise since."""
         return self.serving and self._kept is None and (self.training or not self.was_written())
 
     def serve(self, module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
         """Put the averages into a ``state_dict``, and a mark that says so."""
-        found = self.served()
+        serves = self._serves()
+        found = {
+            id(tensor): like(value.to(tensor.dtype), tensor)
+            for averaged in (self.averaged[name] for name in self.evaluated if serves)
+            if averaged.begun and not averaged.swapped
+            for tensor, value in zip(averaged.tensors, averaged.values)
+        }
         shown = {id(t) for n in self.evaluated if self.averaged[n].swapped for t in self.averaged[n].tensors}
         self._given = set()
         if found or shown:
@@ -486,7 +473,7 @@ class WeightSets:
                     continue
                 state_dict[key] = found.get(id(tensor), state_dict[key])
                 self._given.add(id(tensor))
-        if self._serves() and self.begun and isinstance(metadata, dict):
+        if serves and self.begun and isinstance(metadata, dict):
             metadata["lightning_solver_average"] = [n for n in self.evaluated if self.averaged[n].begun]
 
 
@@ -549,11 +536,6 @@ def _saved(averaged: Averaged, parts: list[Tensor], *, sharded: bool) -> dict[st
         if kept is not None:
             found[name] = kept
     return found
-
-
-def _version(tensor: Tensor) -> int:
-    """A count of the writes into a tensor."""
-    return local(tensor.detach())._version
 
 
 def _sums(tensors: Iterable[Tensor]) -> list[int]:

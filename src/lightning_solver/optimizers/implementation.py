@@ -20,6 +20,7 @@ from lightning_solver.optimizers.recipe import Recipe
 from lightning_solver.optimizers.sharded import refuse_sharded
 from lightning_solver.optimizers.stand_ins import Kind, in_words, kinds_of, take_steps
 from lightning_solver.plain import FrozenDict
+from lightning_solver.sharding import local
 
 __all__ = [
     "Implementation",
@@ -171,8 +172,7 @@ def _sort(value: Any) -> Any:
 
 
 def _agree(a: Tensor, b: Tensor) -> bool:
-    if hasattr(a, "to_local"):
-        a, b = a.to_local(), b.to_local()  # type: ignore[attr-defined]
+    a, b = local(a), local(b)
     eps = torch.finfo(a.dtype).eps
     allowed = (64 if eps < 1e-4 else 8) * eps * float(b.abs().max())
     return bool((a - b).abs().max() <= allowed)  # which no NaN is

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from lightning_solver.logs import report
-from lightning_solver.sharding import local, reshard
+from lightning_solver.sharding import is_sharded, local, reshard
 
 POINT = "lightning_solver_point"
 """The name under which the state of a parameter holds the point where training goes on, in saved optimiser state."""
@@ -275,7 +275,7 @@ class ModeSwitch:
             return
         if self.training is None:
             self._to_train()
-        plain = tuple(p for o in self.optimizers for p in _parameters(o) if not hasattr(p, "to_local"))
+        plain = tuple(p for o in self.optimizers for p in _parameters(o) if not is_sharded(p))
         # The weights come back bit by bit, so that a graph that was recorded with them stays valid.
         self._asides[key] = _unsafe_preserve_version_counter(plain)
         self._to_eval()
