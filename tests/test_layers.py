@@ -41,8 +41,10 @@ LAYERS = [
         "schedules.chain",
         "schedules.positions",
     },
-    {"averaging", "averaging.average", "averaging.kinds"},
-    {"optimizer_spec", "factors", "rule", "spec", "presets", "several"},
+    {"averaging", "averaging.average", "averaging.kinds", "accumulation"},
+    {"optimizer_spec", "factors", "rule"},
+    {"clipping", "clipping.clip", "clipping.kinds", "clipping.nonfinite"},
+    {"spec", "presets", "several"},
     {"chart", "schema"},
     {"interop", *(name for name in MODULES if name.startswith("interop."))},
     {
@@ -76,6 +78,11 @@ LAYERS = [
         "resume",
         "logs",
         "sharding",
+        "clipping.norms",
+        "clipping.ways",
+        "clipping.adaptive",
+        "clipping.clipper",
+        "clipping.planned",
         "averaging.tensors",
         "averaging.exchange",
         "averaging.moving",
@@ -106,6 +113,13 @@ LAYERS = [
         "callbacks.averaging",
         "callbacks.averages",
         "callbacks.solver_averages",
+        "callbacks.order",
+        "callbacks.accumulating",
+        "callbacks.gradient_accumulation",
+        "callbacks.solver_accumulation",
+        "callbacks.clipping",
+        "callbacks.gradient_clipping",
+        "callbacks.solver_clipping",
     },
     {"files"},
     {"comparison"},
@@ -115,10 +129,15 @@ LAYERS = [
     {"average_command"},
     {"command"},
 ]
-WITHOUT_TORCH = set().union(*LAYERS[:7])
+WITHOUT_TORCH = set().union(*LAYERS[:9])
 
 # Imports inside of functions, made when they are needed, that go against the direction: module -> what it imports.
-UPWARDS = {("spec", "plan"), *(("averaging.average", f"averaging.{name}") for name in ("averaged", "tensors"))}
+UPWARDS = {
+    ("spec", "plan"),
+    *(("averaging.average", f"averaging.{name}") for name in ("averaged", "tensors")),
+    ("clipping.clip", "clipping.clipper"),
+    *(("clipping.kinds", f"clipping.{name}") for name in ("ways", "adaptive")),
+}
 
 
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -23,11 +23,7 @@ from lightning.pytorch.tuner import Tuner
 from torch import Tensor, nn
 
 from lightning_solver import OptimizerSpec, Rule, SolverError, SolverMixin, SolverSpec
-from lightning_solver.callbacks.follow_metrics import FollowMetrics
-from lightning_solver.callbacks.freezing import Freezing
-from lightning_solver.callbacks.optimizer_mode import OptimizerMode
 from lightning_solver.callbacks.plan_guard import PlanGuard
-from lightning_solver.callbacks.solver_averages import SolverAverages
 from lightning_solver.schedules import Cosine, Linear
 from small import Net, loader, spec, trainer
 
@@ -313,7 +309,15 @@ def test_a_second_call_says_nothing_of_callbacks(caplog: pytest.LogCaptureFixtur
 def test_callbacks_are_the_same_instances_each_time() -> None:
     net = Net(spec())
     first, second = net.configure_callbacks(), net.configure_callbacks()
-    assert [type(callback) for callback in first] == [PlanGuard, FollowMetrics, SolverAverages, Freezing, OptimizerMode]
+    assert [type(callback).__name__ for callback in first] == [
+        "PlanGuard",
+        "FollowMetrics",
+        "SolverAccumulation",
+        "Freezing",
+        "SolverClipping",
+        "SolverAverages",
+        "OptimizerMode",
+    ]
     assert all(one is other for one, other in zip(first, second, strict=True))
 
 

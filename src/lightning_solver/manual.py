@@ -1,4 +1,4 @@
-"""A turn of one optimiser under manual optimisation: backward, accumulation, clipping, step and schedule."""
+"""A turn of one optimiser under manual optimisation: backward, accumulation, step and schedule."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_solver.errors import SolverError
 from lightning_solver.parts import Part
@@ -23,8 +21,6 @@ class Turn:
         module: The module.
         part: Whose turn it is.
         accumulate: Batches that make one step.
-        clip_norm: Greatest norm of all gradients of this optimiser together.
-        clip_value: Greatest absolute value of each number in a gradient.
 
     Raises:
         SolverError: A setting that makes no sense.
@@ -36,24 +32,15 @@ class Turn:
         part: Part,
         *,
         accumulate: int = 1,
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
     ) -> None:
         if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
             raise _wrong("accumulate", "must be a whole number >= 1", accumulate, "give the batches that make a step")
-        for name, limit in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-            if limit is not None and not limit > 0:
-                raise _wrong(name, "must be above 0", limit, "leave it out for no clipping")
-        if clip_norm is not None and clip_value is not None:
-            raise _wrong("clip_norm", "is given beside clip_value", clip_norm, "give one of them")
         if part.gathered and part.window != accumulate:
             what = f"is changed after {part.gathered} of {part.window} batches"
             raise _wrong("accumulate", what, accumulate, "change it right after a step")
         self._module = module
         self._part = part
         self._accumulate = accumulate
-        self._clip_norm = clip_norm
-        self._clip_value = clip_value
         self._over = False
 
     @property
@@ -115,11 +102,7 @@ class Turn:
         if all(tensor.grad is None for tensor in part.parameters):
             return False
         part.real_steps.take()
-        hook = part.optimizer.register_step_pre_hook(self._clip)
-        try:
-            self._wrapped().step()
-        finally:
-            hook.remove()
+        self._wrapped().step()
         made = part.real_steps.take() > 0
         part.optimizer.zero_grad()
         if made:
@@ -134,15 +117,6 @@ class Turn:
                 return wrapped
         what = "the optimiser of the plan is not among the Trainer's"
         raise _wrong("step", what, self._part.name, "return what super().configure_optimizers() returns")
-
-    def _clip(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Clip right before the step; a fused optimiser still has to take a loss scaler's factor out."""
-        factor = getattr(optimizer, "grad_scale", None)
-        scale = 1.0 if factor is None else float(factor)
-        if self._clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._part.parameters, self._clip_norm * scale)
-        if self._clip_value is not None:
-            torch.nn.utils.clip_grad_value_(self._part.parameters, self._clip_value * scale)
 
 
 @contextlib.contextmanager

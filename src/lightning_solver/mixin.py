@@ -17,7 +17,9 @@ from lightning_solver.callbacks.follow_metrics import FollowMetrics
 from lightning_solver.callbacks.freezing import Freezing
 from lightning_solver.callbacks.optimizer_mode import OptimizerMode
 from lightning_solver.callbacks.plan_guard import PlanGuard
+from lightning_solver.callbacks.solver_accumulation import SolverAccumulation
 from lightning_solver.callbacks.solver_averages import SolverAverages
+from lightning_solver.callbacks.solver_clipping import SolverClipping
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
@@ -25,7 +27,7 @@ from lightning_solver.manual import Turn, alone_trainable
 from lightning_solver.members import lr_factor
 from lightning_solver.optimizers.implementation import unscale_before
 from lightning_solver.optimizers.recipe import resolve_optimizer
-from lightning_solver.parts import Part, batches_per_step, share_out
+from lightning_solver.parts import Part, accumulation_of_turns, batches_per_step, share_out
 from lightning_solver.plain import FrozenDict, field_hints
 from lightning_solver.plan import Plan
 from lightning_solver.real_steps import RealSteps
@@ -163,7 +165,7 @@ class SolverMixin(_Base):
         for spec in specs.values():
             if spec.batches_per_step is not None:
                 what = "is for manual optimisation, and this module is under automatic optimisation"
-                do = "use the Trainer's accumulate_grad_batches, or set self.automatic_optimization = False"
+                do = "use accumulate, or set self.automatic_optimization = False"
                 raise SolverError("batches_per_step", what, got=str(spec.batches_per_step), do=do)
         return {name: trainer_run_length(self.trainer) for name in specs}
 
@@ -205,14 +207,7 @@ class SolverMixin(_Base):
         return made[0] if single else made
 
     @contextlib.contextmanager
-    def solver_turn(
-        self,
-        name: str | None = None,
-        *,
-        accumulate: int = 1,
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
-    ) -> Iterator[Turn]:
+    def solver_turn(self, name: str | None = None, *, accumulate: int | None = None) -> Iterator[Turn]:
         """One optimiser's turn under manual optimisation: compute its loss within, and hand it to ``turn.step``.
 
         Within it no parameter of another optimiser requires a gradient: what others make is detached by itself, and
@@ -229,10 +224,8 @@ class SolverMixin(_Base):
 
         Args:
             name: Whose turn it is; may be left out where there is one optimiser.
-            accumulate: Batches (calls of ``turn.step``) whose gradients are averaged for one step. The plan must know:
-                ``batches_per_step`` of the specification.
-            clip_norm: Greatest norm of all gradients of this optimiser together.
-            clip_value: Greatest absolute value of each number in a gradient.
+            accumulate: Batches (calls of ``turn.step``) whose gradients are averaged for one step; by default what
+                ``accumulate`` of the specification says. If they differ, the plan must know: ``batches_per_step``.
 
         Yields:
             The turn: ``turn.step(loss)`` returns whether a real step was made, ``turn.steps`` counts them.
@@ -248,7 +241,7 @@ class SolverMixin(_Base):
             ...         turn.step(self.generator_loss(len(images)))
         """
         part = self._part(name)
-        turn = Turn(self, part, accumulate=accumulate, clip_norm=clip_norm, clip_value=clip_value)
+        turn = Turn(self, part, accumulate=accumulation_of_turns(part.plan.spec) if accumulate is None else accumulate)
         self._solver_turn = turn
         try:
             with alone_trainable(part, self._solver_parts.values()):
@@ -269,7 +262,15 @@ class SolverMixin(_Base):
             do = "drop optimizer and lr_scheduler from the command line and YAML, or use SolverCLI"
             raise SolverError(type(self).__name__, what, do=do)
         if not self._solver_callbacks:
-            self._solver_callbacks = (PlanGuard(), FollowMetrics(), SolverAverages(), Freezing(), OptimizerMode())
+            self._solver_callbacks = (
+                PlanGuard(),
+                FollowMetrics(),
+                SolverAccumulation(),
+                Freezing(),
+                SolverClipping(),
+                SolverAverages(),
+                OptimizerMode(),
+            )
         given: Any = super().configure_callbacks()
         found = [*given] if isinstance(given, (list, tuple)) else [given]
         present = getattr(self._trainer, "callbacks", ())  # where an earlier run has attached them

@@ -53,8 +53,33 @@ class Part:
 
 
 def batches_per_step(spec: SolverSpec) -> Fraction:
-    """How many batches a step of this optimiser takes under manual optimisation."""
-    return Fraction(1) if spec.batches_per_step is None else Fraction(spec.batches_per_step)
+    """How many batches a step of this optimiser takes under manual optimisation.
+
+    Args:
+        spec: Its spec.
+
+    Raises:
+        SolverError: An accumulation that turns cannot make.
+    """
+    return Fraction(accumulation_of_turns(spec) if spec.batches_per_step is None else spec.batches_per_step)
+
+
+def accumulation_of_turns(spec: SolverSpec) -> int:
+    """How many batches a turn of this optimiser accumulates if it is not told.
+
+    Args:
+        spec: Its spec.
+
+    Raises:
+        SolverError: It changes in the run, is written in samples, or is weighted: turns cannot do that.
+    """
+    how = spec.accumulation()
+    if how is None:
+        return 1
+    if how.constant is None or how.weigh_by is not None or how.keep_gradients:
+        do = "give a number of batches; weigh the losses that turn.step is given yourself"
+        raise SolverError("accumulate", "cannot be had under manual optimisation", got=how.describe(), do=do)
+    return how.constant
 
 
 def share_out(specs: Mapping[str, SolverSpec], module: nn.Module) -> dict[str, SolverSpec]:

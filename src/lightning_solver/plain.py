@@ -250,7 +250,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in _SEQUENCES or hint in _SEQUENCES:
         return isinstance(value, (list, tuple))
     if origin in _MAPPINGS or hint in _MAPPINGS:
-        return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        keys = typing.get_args(hint)[0] if typing.get_args(hint) else str
+        return isinstance(value, Mapping) and all(_fits(key, keys) for key in value)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is int:
@@ -267,10 +268,21 @@ def _conform_union(value: Any, hints: Sequence[Any], where: str) -> Any:
         got, do = f"{value!r} (str)", "write it without quotes, and with a point: YAML reads 1e-3 as a text"
         raise SolverError(where, f"must be {describe(Union[tuple(hints)])}", got=got, do=do)
     for hint in hints:
-        if _fits(value, hint):
+        if _fits(value, hint) and not (_is_mapping_of_settings(value, hint) and _names_no_field(value, hint, hints)):
             return conform(value, hint, where)
     choices = [hint for hint in hints if typing.get_origin(hint) is Literal]
     raise _misfit(value, choices[0] if choices and isinstance(value, str) else Union[tuple(hints)], where)
+
+
+def _is_mapping_of_settings(value: Any, hint: Any) -> bool:
+    """Whether a mapping is given where it may stand for settings of one class."""
+    return isinstance(value, Mapping) and _is_class(hint) and issubclass(hint, Plain) and not inspect.isabstract(hint)
+
+
+def _names_no_field(value: Mapping[Any, Any], hint: Any, hints: Sequence[Any]) -> bool:
+    """Whether a mapping has none of the keys of a class of settings, and an ordinary mapping may be meant too."""
+    others = (choice for choice in hints if typing.get_origin(choice) in _MAPPINGS)
+    return not any(key in field_hints(hint) for key in value) and any(_fits(value, choice) for choice in others)
 
 
 def _is_number_in_quotes(text: str) -> bool:

@@ -29,6 +29,7 @@ from lightning_solver.checks import (
     routes,
     try_groups,
 )
+from lightning_solver.clipping.planned import PlannedClip, plan_clips
 from lightning_solver.durations import Duration, RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.groups import Group, group_parameters
@@ -57,7 +58,7 @@ from lightning_solver.rules.cascade import Cascade, Member, Settings
 from lightning_solver.rules.depth import Depths, check_how, find_depths
 from lightning_solver.rules.inventory import Parameter, take_inventory
 from lightning_solver.rules.selection import Selection, Source
-from lightning_solver.schedules.base import Curve, Floats
+from lightning_solver.schedules.base import Curve, Floats, Integers
 from lightning_solver.schedules.plateau import Feed
 from lightning_solver.spec import SolverSpec, whole_steps
 
@@ -86,6 +87,7 @@ class Plan:
         monitors: Names of the metrics that schedules follow.
         routes: In words, which matrices an optimiser does not get that a rule has chosen for ``kind: hidden``.
         sparse: The parameters that get sparse gradients.
+        clips: What is clipped, in the order in which it acts.
         averages: Name -> what is averaged, when, and at what cost in memory.
         never: The parameters that rules leave out of the optimiser for good.
         notes: What is odd but clear.
@@ -103,6 +105,7 @@ class Plan:
     monitors: frozenset[str]
     routes: tuple[str, ...]
     sparse: tuple[Tensor, ...]
+    clips: tuple[PlannedClip, ...]
     averages: Mapping[str, PlannedAverage]
     never: tuple[Tensor, ...]
     notes: tuple[str, ...]
@@ -131,7 +134,8 @@ class Plan:
 
         Args:
             option: ``lr``, ``weight_decay``, ``momentum`` (which stands for ``betas[0]`` where there is no momentum),
-                ``beta2`` or any other numeric option of the optimiser.
+                ``beta2`` or any other numeric option of the optimiser; or ``clip``, for the limits of the clippings,
+                one column for each.
 
         Returns:
             float64 array of shape (total_steps, number of groups); row ``i`` is what the optimiser holds when step
@@ -140,7 +144,30 @@ class Plan:
         Raises:
             SolverError: The optimiser has no such option, or the length of the run is not known.
         """
-        return self.curve_of(option).over(np.arange(whole_steps(self.run)))
+        steps = np.arange(whole_steps(self.run))
+        return self.limits(steps) if option == "clip" else self.curve_of(option).over(steps)
+
+    def limits(self, steps: Integers) -> Floats:
+        """The limits of the clippings in some steps (0-based); ``nan`` for a kind that finds its own.
+
+        Args:
+            steps: The numbers of the steps.
+
+        Returns:
+            float64 array of shape (number of steps, number of clippings).
+
+        Raises:
+            SolverError: Nothing is clipped.
+        """
+        if not self.clips:
+            raise SolverError("clip", "nothing is clipped by this plan", do="give clip: in the spec")
+        columns = []
+        for planned in self.clips:
+            if planned.curve is not None:
+                columns.append(planned.curve.over(steps)[:, 0])
+            else:
+                columns.append(np.full(len(steps), np.nan if planned.clip.limit is None else planned.clip.limit))
+        return np.stack(columns, axis=1)
 
     def curve_of(self, option: str) -> Curve:
         """The curve of an option, scheduled or not, to be asked for single steps."""
@@ -336,6 +363,14 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     asked = depths() if depths.cache_info().currsize else None  # nothing is worked out that nothing has asked for
     note_depths(spec, asked, notes)
     note_schedule_free(curves, groups, run, notes)
+    clips = plan_clips(
+        spec.clip,
+        module,
+        [group.tensors for group in groups],
+        run,
+        names={id(tensor): name for group in groups for name, tensor in zip(group.names, group.tensors)},
+        notes=notes,
+    )
     averages = plan_averages(
         spec.averages,
         module,
@@ -357,6 +392,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
         monitors=frozenset(feed.monitors),
         routes=routes(selection, trained, settings) if len(used) > 1 else (),
         sparse=tuple(sparse_parameters(module)),
+        clips=clips,
         averages=FrozenDict(averages),
         never=tuple(p.tensor for p in trainable if settings[id(p.tensor)].frozen is True),
         notes=tuple(dict.fromkeys(notes)),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from lightning_solver.accumulation import Accumulates, Windows
 from lightning_solver.durations import RunLength
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def trainer_run_length(trainer: Trainer) -> RunLength:
     max_steps = trainer.max_steps if trainer.max_steps != -1 else None
     max_epochs = trainer.max_epochs if trainer.max_epochs not in (-1, None) else None
     batches, samples = _look_at_batches(trainer)
+    windows = accumulation_windows(trainer, samples)
     if 0 in (max_steps, max_epochs):
         return RunLength(unknown=_NOTHING)
     if batches == 0:
@@ -42,16 +44,16 @@ def trainer_run_length(trainer: Trainer) -> RunLength:
         return RunLength(
             total_steps=max_steps,
             unknown=unknown,
-            batches_per_step=_constant_accumulation(trainer),
-            samples_per_step=_samples_per_step(trainer, samples),
+            batches_per_step=windows.constant,
+            samples_per_step=_samples_per_step(windows, samples),
         )
-    ends = _epoch_ends(trainer, batches, max_epochs, max_steps)
+    ends = _epoch_ends(trainer, windows, batches, max_epochs, max_steps)
     limits = [limit for limit in (max_steps, None if max_epochs is None else ends[max_epochs - 1]) if limit is not None]
     return RunLength(
         total_steps=min(limits) if limits else None,
         epoch_ends=ends,
-        batches_per_step=_constant_accumulation(trainer),
-        samples_per_step=_samples_per_step(trainer, samples),
+        batches_per_step=windows.constant,
+        samples_per_step=_samples_per_step(windows, samples),
         unknown=None if limits else _NO_END,
     )
 
@@ -131,37 +133,51 @@ def forget_loader(trainer: Trainer) -> None:
     trainer.fit_loop._combined_loader = None
 
 
-def _epoch_ends(trainer: Trainer, batches: int, max_epochs: int | None, max_steps: int | None) -> list[int]:
+def _epoch_ends(
+    trainer: Trainer, windows: Windows, batches: int, max_epochs: int | None, max_steps: int | None
+) -> list[int]:
     """Steps taken when each epoch ends, the last one in full even if max_steps cuts it short.
 
     Without ``max_epochs``, as many epochs as ``max_steps`` takes, and as many as accumulation needs to settle.
     """
     ends: list[int] = []
-    settled = max(_scheduling(trainer)) + 1
-    while len(ends) < max_epochs if max_epochs is not None else len(ends) < settled or ends[-1] < (max_steps or 0):
-        # The last window of an epoch steps even if it is short, unless the strategy itself accumulates.
-        whole = batches / _accumulation(trainer, len(ends))
-        steps = math.floor(whole) if trainer.strategy.handles_gradient_accumulation else math.ceil(whole)
-        ends.append((ends[-1] if ends else 0) + max(steps, 1))
+    settled = math.floor(windows.starts[-1]) + 1 if windows.unit == "ep" else 1
+    settles_at = windows.starts[-1] if windows.unit == "st" else 0
+    # The last window of an epoch steps even if it is short, unless the strategy itself accumulates.
+    whole_only = trainer.strategy.handles_gradient_accumulation
+    while (
+        len(ends) < max_epochs
+        if max_epochs is not None
+        else len(ends) < settled or ends[-1] < max(max_steps or 0, settles_at)
+    ):
+        begin = ends[-1] if ends else 0
+        ends.append(begin + windows.steps_in_epoch(begin, len(ends), batches, whole_only=whole_only))
     return ends
 
 
-def _scheduling(trainer: Trainer) -> dict[int, int]:
-    """Epoch -> number of batches that make a step from there on, where accumulation changes with the epoch."""
+def accumulation_windows(trainer: Trainer, samples: int | None = None) -> Windows:
+    """How many batches make a step in a run: what a callback says, or the Trainer's own setting.
+
+    Args:
+        trainer: The Trainer.
+        samples: Samples of a batch over all devices, for a target in samples.
+
+    Raises:
+        SolverError: A target in samples that no whole number of batches makes.
+    """
     from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
-    found: list[Any] = [c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)]  # type: ignore[attr-defined]
-    return dict(found[0].scheduling) if found else {0: trainer.accumulate_grad_batches}
-
-
-def _accumulation(trainer: Trainer, epoch: int) -> int:
-    scheduling = _scheduling(trainer)
-    return scheduling[max(start for start in scheduling if start <= epoch)]
-
-
-def _constant_accumulation(trainer: Trainer) -> int | None:
-    windows = set(_scheduling(trainer).values())
-    return windows.pop() if len(windows) == 1 else None
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, Accumulates):
+            own = callback.accumulation(trainer.lightning_module)
+            if own is not None:
+                return own.windows(samples)
+    for callback in callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            pairs = sorted(callback.scheduling.items())
+            return Windows("ep", tuple(Fraction(epoch) for epoch, _ in pairs), tuple(size for _, size in pairs))
+    return Windows("st", (Fraction(0),), (trainer.accumulate_grad_batches,))
 
 
 def samples_per_batch(trainer: Trainer) -> int | None:
@@ -176,7 +192,6 @@ def samples_per_batch(trainer: Trainer) -> int | None:
     return size * int(sampling.get("num_replicas", trainer.world_size))
 
 
-def _samples_per_step(trainer: Trainer, batch: int | None) -> int | None:
+def _samples_per_step(windows: Windows, batch: int | None) -> int | None:
     """Samples of an optimiser step, where every step has as many batches."""
-    batches = _constant_accumulation(trainer)
-    return None if batch is None or batches is None else batch * batches
+    return None if batch is None or windows.constant is None else batch * windows.constant

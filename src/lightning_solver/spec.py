@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from lightning_solver.accumulation import Accumulation, milestones
 from lightning_solver.averaging.average import Average, check_name, find_evaluated
+from lightning_solver.clipping.clip import Clip
+from lightning_solver.clipping.nonfinite import NonFinite, Policy
 from lightning_solver.durations import Rational, RunLength
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.factors import LayerDecay
@@ -58,6 +61,11 @@ class SolverSpec(Plain):
         tied: Which names of a tensor that has several the rules see: ``any`` of them, or the ``first`` alone.
         schedules: Option (``lr``, ``weight_decay``, ``momentum``, which stands for ``betas[0]`` where there is no
             momentum, ``beta2``, or any other numeric option) -> a schedule, or a list of phases one after another.
+        clip: How gradients are clipped: ``GlobalNorm``, ``Value``, ``AGC`` ...; several act one after another.
+        nonfinite: What is done when the norm of the gradients is not finite: ``error``, ``skip``, ``zero``, or
+            :class:`~lightning_solver.clipping.NonFinite`. By default nothing is looked at.
+        accumulate: How many batches make an optimiser step: a number, a mapping such as ``{0: 1, 5ep: 4}``, or
+            :class:`~lightning_solver.accumulation.Accumulation`.
         averages: Name -> an average of the weights: ``EMA``, ``SWA`` or ``PowerEMA``.
         beyond_run: ``allow`` if a phase or milestone may lie beyond the end of the run; it becomes a note then.
         version: Version of this format.
@@ -86,6 +94,9 @@ class SolverSpec(Plain):
     only: str | Sequence[str] | None = None
     batches_per_step: int | str | None = None
     schedules: dict[str, Schedule | Sequence[Schedule]] = field(default_factory=dict)
+    clip: Clip | Sequence[Clip] | None = None
+    nonfinite: NonFinite | Policy | None = None
+    accumulate: Accumulation | int | dict[int | str, int] | None = None
     averages: dict[str, Average] = field(default_factory=dict)
     beyond_run: Literal["error", "allow"] = "error"
     version: int = VERSION
@@ -111,9 +122,20 @@ class SolverSpec(Plain):
         if self.batches_per_step is not None and not _POSITIVE.fullmatch(str(self.batches_per_step)):
             do = "give a whole number, or a fraction such as 1/2"
             raise self._error("batches_per_step", "is not a number of batches", got=self.batches_per_step, do=do)
+        if self.clip == ():
+            raise self._error("clip", "is empty", got=[], do="give at least one, or leave it out")
+        if self.accumulate is not None:
+            if not isinstance(self.accumulate, Accumulation):
+                milestones(self.accumulate, "SolverSpec.accumulate")
+            if self.batches_per_step is not None:
+                do = "under manual optimisation one of them is enough, under automatic optimisation drop the latter"
+                raise self._error("accumulate", "is given beside batches_per_step", got=thaw(self.accumulate), do=do)
         if self.depth == ():
             raise self._error("depth", "is empty", got=[], do="give regular expressions from input to head, or auto")
         refuse_empty(self.schedules, "SolverSpec.schedules")
+        if "clip" in self.schedules:
+            do = "write it as schedule: of the clipping itself"
+            raise self._error("schedules.clip", "the limit of a clipping is no option of the optimiser", do=do)
         for name in self.averages:
             check_name(name, "SolverSpec.averages")
         find_evaluated(self.averages, "SolverSpec.averages")
@@ -162,6 +184,15 @@ class SolverSpec(Plain):
     def decay(self) -> LayerDecay | None:
         """The layer-wise decay, where there is one."""
         return LayerDecay(self.layer_decay) if isinstance(self.layer_decay, float) else self.layer_decay
+
+    def accumulation(self) -> Accumulation | None:
+        """How gradients are accumulated, where the spec says so."""
+        given = self.accumulate
+        return Accumulation(given) if isinstance(given, (int, Mapping)) else given
+
+    def policy(self) -> NonFinite | None:
+        """What is done about gradients that are not finite, where the spec says so."""
+        return NonFinite(self.nonfinite) if isinstance(self.nonfinite, str) else self.nonfinite
 
     def own_value(self, option: str) -> Any:
         """What the spec says of an option of the optimiser itself; ``None`` where it says nothing."""

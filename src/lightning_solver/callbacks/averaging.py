@@ -40,6 +40,8 @@ from lightning_solver.sharding import is_sharded
 class Averaging(Callback, ABC):
     """Base of the callbacks that average weights."""
 
+    role = "average"
+
     def __init__(self) -> None:
         self._leader: Averaging = self
         self._entries: dict[str, Entry] = {}

@@ -21,6 +21,8 @@ class FollowMetrics(Callback):
         SolverError: Before the first step, or after the first validation, if a metric is not logged.
     """
 
+    role = "metrics"
+
     def __init__(self) -> None:
         self._seen: dict[str, Any] = {}
 

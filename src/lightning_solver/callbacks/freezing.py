@@ -16,6 +16,8 @@ class Freezing(Callback):
     Nothing is kept: what is frozen follows from the number of the step, so that there is nothing to restore.
     """
 
+    role = "freeze"
+
     def __init__(self) -> None:
         self._modes: list[tuple[NormModes, Any]] = []
 

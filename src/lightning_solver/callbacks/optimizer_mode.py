@@ -43,6 +43,8 @@ class OptimizerMode(Callback):
         >>> trainer = Trainer(callbacks=[OptimizerMode()], logger=False, enable_checkpointing=False)
     """
 
+    role = "mode"
+
     def __init__(self) -> None:
         self._switch = ModeSwitch()
         self._restored: dict[int, Any] | None = None

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from lightning_solver.callbacks.order import arrange
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
@@ -32,12 +33,18 @@ class PlanGuard(Callback):
             optimiser: one that was made after ``configure_optimizers``, or that was frozen then.
     """
 
+    role = "guard"
+
     def __init__(self) -> None:
         self._checked = False
         self._told = False
         self._compared = False
         self._idle: set[str] = set()
         self._by_hand: set[str] = set()
+
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        """Callbacks act in the order in which they have to."""
+        trainer.callbacks = arrange(trainer.callbacks)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """What was planned is what will be run.

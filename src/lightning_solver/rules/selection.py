@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from lightning_solver.errors import SolverError, nearest
-from lightning_solver.rule import Rule, Selector, depth_holds
+from lightning_solver.rule import SELECTORS, Rule, Selector, depth_holds
 from lightning_solver.rules.depth import Depths
 from lightning_solver.rules.heads import find_heads, is_hidden
 from lightning_solver.rules.inventory import Holder, Parameter, Place
@@ -88,6 +88,19 @@ class Selection:
             before = answer[self.belongs[at]]
             answer[self.belongs[at]] = (*before, rules) if before else alone.setdefault(rules, (rules,))
         return answer
+
+    def found(self, selector: Selector, where: str) -> set[int]:
+        """The parameters, by index, that one selector outside of a rule selects.
+
+        Args:
+            selector: The selector.
+            where: Its path, for error messages.
+
+        Raises:
+            SolverError: A name or class pattern that matches nothing, or selectors that never hold together.
+        """
+        rule = Rule(**{name: getattr(selector, name) for name in SELECTORS}, frozen=False)
+        return {self.belongs[at] for at in self._together(Source(rule, where), selector, "")}
 
     def nature(self, parameter: Parameter) -> str:
         """What a parameter is, in a word or two: its kinds, or its number of dimensions."""
