@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, DistributedSampler
 
 from lightning_solver import SolverError
+from lightning_solver.clipping import GlobalNorm
 from small import Numbers, trainer
 from test_manual import PARTS, Each, Gan, made, one, two, weights
 
@@ -46,11 +47,12 @@ def the_processes_agree(net: Any) -> None:
 
 def turns() -> None:
     """Two processes make the steps of one with batches twice as large; each with windows, clipping and its own pace."""
-    solver = two(generator=one(batches_per_step=3), discriminator=one(batches_per_step=2))
+    clip = GlobalNorm(0.5)
+    solver = two(generator=one(accumulate=3, clip=clip), discriminator=one(accumulate=2, clip=clip))
 
     def step(net: Any, batch: Any, batch_idx: int) -> None:
-        for name, accumulate in zip(PARTS, (3, 2)):
-            with net.solver_turn(name, accumulate=accumulate, clip_norm=0.5) as turn:
+        for name in PARTS:
+            with net.solver_turn(name) as turn:
                 synchronised.append(turn.step(net.loss_of(name, batch)))
 
     synchronised: list[bool] = []
@@ -94,9 +96,8 @@ class Sharded(Gan):
 
 def sharded() -> None:
     """FSDP2 does not see that a parameter requires no gradient for a while."""
-    turn = {"accumulate": 2, "clip_norm": 0.5}
-    solver = {name: one(batches_per_step=2) for name in PARTS}
-    alone, together = made(Gan, solver, **turn), made(Sharded, solver, **turn)
+    solver = {name: one(accumulate=2, clip=GlobalNorm(0.5)) for name in PARTS}
+    alone, together = made(Gan, solver), made(Sharded, solver)
     run(alone, 8)
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     run(together, 4, strategy=strategy, devices=2)

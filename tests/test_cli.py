@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from cli_module import Plain, WithArgument, WithoutArgument
@@ -187,6 +187,139 @@ def test_the_command_plans_a_yaml_that_names_a_module(write: Any, tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert "lr 0.3" in done.stdout
     assert (tmp_path / "p.png").exists()
+
+
+# ------------------------------------------------------------------ plan: accumulation, order, what happened
+
+
+def block_with(**more: Any) -> dict[str, Any]:
+    return {**yaml.safe_load(BLOCK), **more}
+
+
+ACCUMULATION = {
+    "class_path": "lightning_solver.callbacks.GradientAccumulation",
+    "init_args": {"batches": {0: 1, "1ep": 3}},
+}
+OF_LIGHTNING = {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 1, 1: 3}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("block", "settings", "steps"),
+    [
+        ({"accumulate": 4}, {}, 6),
+        ({"accumulate": {0: 1, "1ep": 3}}, {}, 14),
+        ({"accumulate": {"samples": 8}}, {}, 10),
+        ({}, {"callbacks": [ACCUMULATION]}, 14),
+        ({}, {"callbacks": [OF_LIGHTNING]}, 14),
+        ({}, {"accumulate_grad_batches": 3}, 8),
+    ],
+    ids=["number", "by epoch", "samples", "callback", "of Lightning", "of the Trainer"],
+)
+def test_the_length_of_the_run_follows_accumulation(
+    write: Any, capsys: pytest.CaptureFixture[str], block: Any, settings: Any, steps: int
+) -> None:
+    path = write(block=block_with(**block), trainer={**QUIET, **settings})
+    run = cli("plan", "--config", path, "--output=null")
+    assert f"run: {steps} optimiser steps" in capsys.readouterr().out
+    fitted = cli("fit", "--config", path)
+    assert fitted.trainer.global_step == steps == run.model.solver_plan.run.total_steps
+    assert run.model.solver_plan.curve("lr").tolist() == fitted.model.used
+
+
+class OwnCallback(Callback):
+    """Somebody's own."""
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        pass
+
+
+def order_in(out: str) -> list[str]:
+    """Names of the callbacks as the plan tells them."""
+    lines = out.partition("callbacks, in the order in which they act\n")[2].splitlines()
+    return [line.split()[0] for line in lines if line.startswith("  ")]
+
+
+def test_plan_tells_in_which_order_callbacks_act(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    callbacks = [
+        {"class_path": "lightning_solver.callbacks.EMA", "init_args": {"decay": 0.9}},
+        {"class_path": f"{__name__}.OwnCallback"},
+        ACCUMULATION,
+    ]
+    clip = {"class_path": "GlobalNorm", "init_args": {"max_norm": 1.0}}
+    path = write(block=block_with(clip=clip), trainer={**QUIET, "callbacks": callbacks})
+    run = cli("plan", "--config", path, "--output=null")
+    out = capsys.readouterr().out
+    names = order_in(out)
+    assert names == [type(one).__name__ for one in run.trainer.callbacks if "Stop" not in type(one).__name__]
+    place = names.index
+    assert place("PlanGuard") < place("GradientAccumulation") < place("SolverClipping") < place("EMA")
+    assert place("OwnCallback") == 1
+    text = [" ".join(line.split()) for line in out.splitlines()]
+    assert "OwnCallback your own, in on_before_optimizer_step" in text
+    assert "SolverClipping looks whether gradients are finite, and clips them" in text
+    assert any(line.endswith("what a window holds: 1 batch a step, 3 from 1ep on") for line in text)
+    for idle in ("FollowMetrics", "Freezing", "SolverAccumulation", "SolverAverages", "OptimizerMode"):
+        assert f"{idle} has nothing to do in this run" in text
+
+
+def test_plan_tells_of_the_mixins_callbacks_that_have_something_to_do(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plateau = {"class_path": "Plateau", "init_args": {"monitor": "val_loss", "factor": 0.5, "patience": 1}}
+    rules = [{"match": "backbone.*", "frozen_until": 3}]
+    averages = {"ema": {"class_path": "EMA", "init_args": {"decay": 0.9}}}
+    block = block_with(schedules={"lr": plateau}, rules=rules, averages=averages, accumulate=2, nonfinite="skip")
+    cli("plan", "--config", write(block=block), "--output=null")
+    idle = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "nothing to do" in line]
+    assert idle == ["OptimizerMode"]
+
+
+def fitted_log(write: Any, tmp_path: Path, monitor: str = "LearningRateMonitor") -> tuple[str, Path]:
+    """A configuration, and the log of a run by it."""
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path), "name": "log"}}
+    settings = {**QUIET, "logger": logger, "callbacks": [{"class_path": monitor}], "log_every_n_steps": 3}
+    path = write(trainer={**settings, "default_root_dir": str(tmp_path)})
+    cli("fit", "--config", path)
+    return path, tmp_path / "log" / "version_0" / "metrics.csv"
+
+
+@pytest.mark.parametrize("monitor", ["LearningRateMonitor", "lightning_solver.callbacks.SolverMonitor"])
+def test_plan_beside_what_happened(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monitor: str
+) -> None:
+    path, log = fitted_log(write, tmp_path, monitor)
+    capsys.readouterr()
+    cli("plan", "--config", path, "--output=plan.png", f"--with_log={log}")
+    out = capsys.readouterr().out
+    assert "what happened, by metrics.csv\n  lr of all 4 groups: exactly as planned (" in out
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+    cli("plan", "--config", path, "--output=null", f"--with_log={log}", "--model.solver.lr=0.5")
+    assert "lr of default differs from step " in capsys.readouterr().out
+
+
+def test_a_log_that_does_not_belong_to_the_plan(write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, log = fitted_log(write, tmp_path)
+    for given, message in (
+        (["--with_log=nothing.csv"], "error: --with-log nothing.csv: cannot be read: No such file or directory; give"),
+        ([f"--with_log={log}", "--trainer.max_epochs=1"], f"error: --with-log {log}: goes beyond the plan, whose last"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            cli("plan", "--config", path, "--output=null", *given)
+        assert caught.value.code == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(message)
+
+
+def test_the_command_takes_a_log(write: Any, tmp_path: Path) -> None:
+    path, log = fitted_log(write, tmp_path)
+    config = yaml.safe_load(Path(path).read_text())
+    config["model"] = {"class_path": "cli_module.WithArgument", "init_args": config["model"]}
+    Path(path).write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [sys.executable, "-m", "lightning_solver.command", "plan", path, "--output=null", "--with-log", str(log)],
+        cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "lr of all 4 groups: exactly as planned (" in done.stdout
 
 
 # ------------------------------------------------------------------ mistakes

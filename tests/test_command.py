@@ -89,6 +89,10 @@ def test_import_strictly(capsys: pytest.CaptureFixture[str]) -> None:
         (["diff", "block.yaml", "nothing.yaml"], "error: nothing.yaml: is not a file; give a YAML or JSON file, a"),
         (["diff", "block.yaml", "config.py"], "error: config.py: is a Python config of another system; write PEER:"),
         (["plan", "block.yaml", "--total-steps", "9", "--solver.lr=1"], "error: plan: takes nothing else beside"),
+        (
+            ["plan", "block.yaml", "--total-steps", "9", "--with-log", "x.csv"],
+            "error: --with-log: needs the module that",
+        ),
         (["plan", "block.yaml", "--total-steps", "9"], "error: schedules.lr[0].until: needs the length of an epoch"),
     ],
 )
@@ -142,6 +146,58 @@ def test_diff_of_equal_curves_said_differently() -> None:
     assert "at step" not in text
 
 
+MOVES = {"class_path": "Linear", "init_args": {"end": 0.1}}
+
+
+def norm(max_norm: float = 1.0, **more: Any) -> dict[str, Any]:
+    return {"class_path": "GlobalNorm", "init_args": {"max_norm": max_norm, **more}}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "lines"),
+    [
+        ({}, {"clip": norm()}, ["clip: (not set) -> GlobalNorm (max_norm 1)"]),
+        ({"clip": norm()}, {"clip": norm(2.0)}, ["clip.init_args.max_norm: 1.0 -> 2.0"]),
+        (
+            {"clip": norm()},
+            {"clip": [norm(), {"class_path": "AGC", "init_args": {"unless": {"kind": "head"}}}]},
+            ["clip: GlobalNorm (max_norm 1) -> GlobalNorm (max_norm 1), then AGC unless kind head"],
+        ),
+        ({"clip": norm()}, {"clip": "AutoClip"}, ["clip: GlobalNorm (max_norm 1) -> AutoClip"]),
+        ({"clip": norm()}, {"clip": [norm()]}, []),
+        ({"nonfinite": "skip"}, {"nonfinite": {"policy": "skip"}}, []),
+        ({"nonfinite": "skip"}, {}, ["nonfinite: skip, 20 in a row -> (not set)"]),
+        ({"accumulate": 4}, {"accumulate": {"batches": 4}}, []),
+        ({"accumulate": 4}, {"accumulate": {0: 1, "5ep": 4}}, ["accumulate: 4 batches a step -> 1 batch a step, 4 from 5ep on"]),
+        ({}, {"accumulate": {"samples": 64}}, ["accumulate: (not set) -> 64 samples a step"]),
+        (
+            {"accumulate": 4, "lr": 0.1},
+            {"accumulate": {"batches": 4, "keep_gradients": True}},
+            ["lr: 0.1 -> (not set)", "accumulate.keep_gradients: False -> True"],
+        ),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_diff_of_clipping_and_accumulation(one: Any, other: Any, lines: list[str]) -> None:
+    a, b = (Stored(name, SolverSpec.from_dict(block)) for name, block in (("one", one), ("other", other)))
+    differ, text = compare(a, b, RunLength(total_steps=10))
+    assert differ == bool(lines)
+    if differ:
+        assert text.partition("settings (a -> b)\n")[2].splitlines() == [f"  {line}" for line in lines]
+
+
+def test_diff_of_limits_that_move() -> None:
+    blocks = [{"clip": norm(2.0, schedule=MOVES)}, {"clip": norm(2.0)}]
+    a, b = (Stored(name, SolverSpec.from_dict(block)) for name, block in zip("ab", blocks))
+    differ, text = compare(a, b, RunLength(total_steps=11))
+    assert differ
+    assert "clip (max_norm), over a run of 11 steps\n" in text
+    table = [line.split() for line in text.splitlines()]
+    assert ["b", *["2"] * 7] in table
+    assert "    2 |" in text
+    assert not compare(a, a, RunLength(total_steps=11))[0]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -191,6 +247,14 @@ def test_plan_of_a_block_shows_the_schedules_of_rules(folder: Path, capsys: pyte
     (folder / "rules.yaml").write_text(rule)
     assert main(["plan", "rules.yaml", "--total-steps", "10", "--base", "0.5"]) == 0
     assert capsys.readouterr().out.startswith("rules[0].schedules.lr\n")
+
+
+def test_plan_of_a_block_shows_limits_that_move(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "clip.yaml").write_text(yaml.safe_dump({"clip": ["AutoClip", norm(2.0, schedule=MOVES)]}))
+    assert main(["plan", "clip.yaml", "--total-steps", "10"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("clip[1]: GlobalNorm (max_norm 2), scheduled\n     2 |*")
+    assert "AutoClip" not in out
 
 
 def test_plan_of_a_block_without_a_length(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

@@ -17,11 +17,24 @@ CASES = {
         *["ddp_frozen", "ddp_frozen_norm", "ddp_unfreezing", "ddp_resume", "ddp_members"],
         *["fsdp2_frozen", "fsdp2_resume_while_frozen", "fsdp2_unfreezing"],
     ],
+    "distributed_accumulation_cases.py": [
+        *["ddp_exact", "ddp_resume", "ddp_other_processes", "ddp_samples"],
+        *["fsdp2_exact", "fsdp2_full_resume", "fsdp2_sharded_resume"],
+    ],
     "distributed_average_cases.py": [
         *["ddp_reference", "ddp_resume", "ddp_end", "ddp_changes", "ddp_tested", "ddp_others"],
         *["ddp_norms", "ddp_statistics"],
         *["fsdp2_shards", "fsdp2_full_resume", "fsdp2_sharded_resume", "fsdp2_full_end", "fsdp2_sharded_end"],
         *["fsdp2_full_changes", "fsdp2_sharded_changes", "fsdp2_tested", "fsdp2_breaks", "fsdp2_others", "fsdp2_half"],
+    ],
+    "distributed_monitor_cases.py": ["ddp", "fsdp2", "fsdp2_silent"],
+    "distributed_norm_cases.py": [
+        *["exact", "ddp", "ddp_without_validation", "ddp_averages", "ddp_tells", "fsdp2", "fsdp2_averages"],
+    ],
+    "distributed_clip_cases.py": ["shards", "shards_two_meshes", "shards_odd", "fsdp2", "tensor_parallel", "learning"],
+    "distributed_clipping_callback_cases.py": [
+        *["ddp_clipped", "ddp_accumulated", "ddp_nonfinite", "ddp_learnt"],
+        *["fsdp2_clipped", "fsdp2_greatest", "fsdp2_nonfinite", "fsdp2_one_shard"],
     ],
 }
 

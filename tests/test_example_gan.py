@@ -32,6 +32,7 @@ def run(folder: Path, *args: str) -> str:
 def test_the_plan_of_both(folder: Path) -> None:
     shown = run(folder, "plan")
     assert shown.count("2,520 optimiser steps, 90 epochs of 28") == 2
+    assert shown.count("GlobalNorm (max_norm 1); all") == 2
     for name in ("generator", "discriminator"):
         assert (folder / "runs" / f"plan_{name}.png").exists()
 

@@ -28,6 +28,7 @@ MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
 LAYERS = [
     {"errors"},
     {"durations", "plain"},
+    {"roles"},
     {
         "schedules",
         "schedules.base",
@@ -74,12 +75,20 @@ LAYERS = [
         "plan",
         "table",
         "drawing",
+        "happened",
+        "real_steps",
+        "monitoring",
+        "monitoring.series",
+        "monitoring.history",
+        "monitoring.measures",
+        "monitoring.watch",
         "scheduler",
         "resume",
         "logs",
         "sharding",
         "clipping.norms",
         "clipping.ways",
+        "clipping.units",
         "clipping.adaptive",
         "clipping.clipper",
         "clipping.planned",
@@ -96,7 +105,6 @@ LAYERS = [
         "averaging.post_hoc",
         "averaging.weight_sets",
     },
-    {"real_steps"},
     {"run_length"},
     {"parts"},
     {"manual"},
@@ -114,6 +122,9 @@ LAYERS = [
         "callbacks.averages",
         "callbacks.solver_averages",
         "callbacks.order",
+        "callbacks.monitor",
+        "callbacks.empty_cache",
+        "callbacks.norm_statistics",
         "callbacks.accumulating",
         "callbacks.gradient_accumulation",
         "callbacks.solver_accumulation",
@@ -129,14 +140,14 @@ LAYERS = [
     {"average_command"},
     {"command"},
 ]
-WITHOUT_TORCH = set().union(*LAYERS[:9])
+WITHOUT_TORCH = set().union(*LAYERS[:10])
 
 # Imports inside of functions, made when they are needed, that go against the direction: module -> what it imports.
 UPWARDS = {
     ("spec", "plan"),
     *(("averaging.average", f"averaging.{name}") for name in ("averaged", "tensors")),
     ("clipping.clip", "clipping.clipper"),
-    *(("clipping.kinds", f"clipping.{name}") for name in ("ways", "adaptive")),
+    *(("clipping.kinds", f"clipping.{name}") for name in ("ways", "units", "adaptive")),
 }
 
 

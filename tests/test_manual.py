@@ -22,7 +22,11 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 
 from lightning_solver import OptimizerSpec, Rule, RunLength, SolverError, SolverMixin, SolverSpec
+from lightning_solver.accumulation import Accumulation
 from lightning_solver.callbacks import RandomState
+from lightning_solver.callbacks.order import arrange
+from lightning_solver.callbacks.solver_clipping import SolverClipping
+from lightning_solver.clipping import GlobalNorm, Value
 from lightning_solver.comparison import compare_parts
 from lightning_solver.files import stored, stored_parts
 from lightning_solver.parts import sort_states
@@ -239,7 +243,9 @@ def test_several_under_automatic_optimisation_are_refused() -> None:
 
 
 def test_batches_per_step_is_for_manual_optimisation() -> None:
-    with pytest.raises(SolverError, match=r"batches_per_step: is for manual optimisation.*accumulate_grad_batches"):
+    with pytest.raises(
+        SolverError, match=r"batches_per_step: is for manual optimisation.*got 2; use accumulate, or set"
+    ):
         fit(Net(one(batches_per_step=2)))
 
 
@@ -354,20 +360,159 @@ def test_a_window_goes_on_into_the_next_epoch(caplog: pytest.LogCaptureFixture) 
     assert "the plan was made" not in caplog.text
 
 
-def test_clipping_by_norm_and_by_value() -> None:
-    norms = []
+@pytest.mark.parametrize("how", [4, {0: 4}, Accumulation(4), Accumulation({0: 4, 10: 4})], ids=repr)
+def test_accumulation_of_the_specification_is_that_of_turns(how: Any) -> None:
+    def large(net: Any, batch: Tensor, batch_idx: int) -> None:
+        turn(net, "generator", batch)
 
-    class Look(Callback):
-        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
-            norms.append((torch.nn.utils.get_total_norm(gradients), max(g.abs().max() for g in gradients)))
+    def small(net: Any, batch: Tensor, batch_idx: int) -> None:
+        assert turn(net, "generator", batch) is (batch_idx % 4 == 3)
 
-    fit(made(Gan, clip_norm=0.01), callbacks=[Look()], max_epochs=1)
-    assert max(norm for norm, _ in norms) <= 0.01 * (1 + 1e-5)
-    assert max(norm for norm, _ in norms) >= 0.0099
-    norms.clear()
-    fit(made(Gan, clip_value=0.003), callbacks=[Look()], max_epochs=1)
-    assert max(value for _, value in norms) == pytest.approx(0.003)
+    a, b = made(Each, small, two(generator=one(accumulate=how))), made(Each, large)
+    fit(a, loader(64, 4), max_epochs=1)
+    fit(b, loader(64, 16), max_epochs=1)
+    plan = a.solver_plans["generator"]
+    assert (plan.run.total_steps, plan.run.batches_per_step) == (4, 4)
+    assert a.used["generator"] == b.used["generator"] == plan.curve("lr").tolist()
+    for name, tensor in weights(a).items():
+        torch.testing.assert_close(tensor, weights(b)[name])
+
+
+def test_each_accumulates_by_its_own_specification(caplog: pytest.LogCaptureFixture) -> None:
+    """20 batches: 10 steps and 4."""
+    net = made(Gan, {"generator": one(accumulate=2), "discriminator": one(accumulate=5)})
+    assert told(caplog, net) == ""
+    follows_its_plans(net)
+    assert [plan.run.total_steps for plan in net.solver_plans.values()] == [10, 4]
+    assert [plan.run.steps_per_epoch for plan in net.solver_plans.values()] == [5, 2]
+
+
+def test_a_turn_may_repeat_what_the_specification_says_but_not_differ_from_it() -> None:
+    accumulated = {name: one(accumulate=2) for name in PARTS}
+    net = made(Gan, accumulated, accumulate=2)
+    fit(net)
+    follows_its_plans(net)
+    message = (
+        "solver_turn: accumulate: is not the 2 that generator has in its specification, and its plan; got 4; "
+        "say it in one place; batches_per_step in place of accumulate leaves it to the turns"
+    )
+    with pytest.raises(SolverError, match=f"^{message}$"):
+        fit(made(Gan, accumulated, accumulate=4))
+
+
+def test_batches_per_step_leaves_accumulation_to_the_turns() -> None:
+    """Four batches a step: two windows of two, every other one left out of the turns."""
+
+    def turns(net: Any, batch: Tensor, batch_idx: int) -> None:
+        turn(net, "discriminator", batch)
+        if batch_idx % 4 < 2:
+            turn(net, "generator", batch, accumulate=2)
+
+    net = made(Each, turns, two(generator=one(batches_per_step=4)))
+    fit(net, loader(48))
+    follows_its_plans(net)
+
+
+CHANGING: dict[str, tuple[Any, str]] = {
+    "in mid-run": ({0: 1, "1ep": 4}, "got 1 batch a step, 4 from 1ep on; give a number of batches"),
+    "samples": (Accumulation(samples=8), "got 8 samples a step; give a number of batches"),
+    "weighted": (Accumulation(2, weigh_by="tokens"), "got 2 batches a step, weighted by tokens; .* weigh the losses"),
+    "kept": (Accumulation(2, keep_gradients=True), "got True; drop it, and write checkpoints between windows"),
+}
+
+
+@pytest.mark.parametrize(("how", "got"), CHANGING.values(), ids=CHANGING)
+def test_accumulation_that_turns_cannot_make(how: Any, got: str) -> None:
+    with pytest.raises(SolverError, match=f"cannot be had under manual optimisation; {got}"):
+        fit(made(Gan, two(generator=one(accumulate=how))))
+
+
+class Look(Callback):
+    """The norm and the greatest value of the gradients with which each step is made."""
+
+    role = "monitor"  # so that it acts after the clipping
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+        self.values: list[float] = []
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        trainer.callbacks = arrange(trainer.callbacks)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        gradients = [p.grad for g in optimizer.param_groups for p in g["params"]]
+        self.norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+        self.values.append(float(max(g.abs().max() for g in gradients)))
+
+
+def test_each_is_clipped_as_its_specification_says() -> None:
+    """The generator by norm, the discriminator by value; each alone."""
+    look = Look()
+    clips = {"generator": one(clip=GlobalNorm(0.01)), "discriminator": one(clip=Value(0.003))}
+    fit(made(Gan, clips), callbacks=[look], max_epochs=1)
+    assert look.norms[::2] == pytest.approx([0.01] * 10, rel=1e-4)
+    assert look.values[1::2] == pytest.approx([0.003] * 10)
+    look = Look()
+    fit(made(Gan, two(generator=one(clip=GlobalNorm(0.01)))), callbacks=[look], max_epochs=1)
+    assert look.norms[::2] == pytest.approx([0.01] * 10, rel=1e-4)
+    assert min(look.norms[1::2]) > 0.05
+
+
+def test_a_window_is_clipped_once_and_as_a_whole() -> None:
+    look = Look()
+    clipped = {name: one(clip=GlobalNorm(0.01), accumulate=5) for name in PARTS}
+    fit(made(Gan, clipped), callbacks=[look], max_epochs=1)
+    assert look.norms == pytest.approx([0.01] * 4, rel=1e-4)
+
+
+def test_the_limit_follows_the_steps_of_its_own_optimiser() -> None:
+    """The generator makes a step for every other of the discriminator's."""
+
+    def turns(net: Any, batch: Tensor, batch_idx: int) -> None:
+        turn(net, "discriminator", batch)
+        if batch_idx % 2:
+            turn(net, "generator", batch)
+
+    look = Look()
+    falling = GlobalNorm(0.01, schedule=Linear(end=0.1))
+    solver = {name: one(clip=falling, batches_per_step=n) for name, n in zip(PARTS, (2, 1))}
+    net = made(Each, turns, solver)
+    fit(net, callbacks=[look])
+    limits = {name: plan.curve("clip")[:, 0].tolist() for name, plan in net.solver_plans.items()}
+    assert limits["discriminator"] == pytest.approx(falling.limits(total_steps=20).tolist())
+    assert limits["generator"] == pytest.approx(falling.limits(total_steps=10).tolist())
+    made_by = {"discriminator": [], "generator": []}
+    norms = iter(look.norms)
+    for batch in range(20):
+        made_by["discriminator"].append(next(norms))
+        if batch % 2:
+            made_by["generator"].append(next(norms))
+    for name in PARTS:
+        assert made_by[name] == pytest.approx(limits[name], rel=1e-3)
+
+
+def test_nonfinite_gradients_of_one_stop_that_one_only() -> None:
+    def turns(net: Any, batch: Tensor, batch_idx: int) -> None:
+        for name in PARTS:
+            with net.solver_turn(name) as taken:
+                wrong = name == "generator" and batch_idx in (1, 2)
+                results[name].append(taken.step(net.loss_of(name, batch) * (float("nan") if wrong else 1.0)))
+
+    results: dict[str, list[bool]] = {name: [] for name in PARTS}
+    net = made(Each, turns, {name: one(nonfinite="skip", clip=GlobalNorm(1.0)) for name in PARTS})
+    fit(net, max_epochs=1)
+    assert results == {"generator": [True, False, False] + [True] * 7, "discriminator": [True] * 10}
+    assert [part.scheduler.last_epoch for part in net.solver_parts.values()] == [8, 10]
+    work = next(one for one in net.trainer.callbacks if isinstance(one, SolverClipping)).at_work
+    assert {name: (one.found, one.in_a_row) for name, one in work.items()} == {
+        "generator": (2, 0),
+        "discriminator": (0, 0),
+    }
+    assert all(tensor.isfinite().all() for tensor in weights(net).values())
+    with pytest.raises(
+        SolverError, match=r"^generator\.nonfinite: the norm of the gradients is not finite at step 1; got"
+    ):
+        fit(made(Each, turns, two(generator=one(nonfinite="error"))))
 
 
 def test_a_none_loss_leaves_its_batch_out() -> None:
@@ -387,12 +532,12 @@ def test_a_none_loss_leaves_its_batch_out() -> None:
 
 def test_a_step_that_the_loss_scaler_skips_is_no_step() -> None:
     def turns(net: Any, batch: Tensor, batch_idx: int) -> None:
-        with net.solver_turn("generator", clip_norm=1.0) as taken:
+        with net.solver_turn("generator") as taken:
             loss = net.loss_of("generator", batch)
             results.append(taken.step(loss * (float("inf") if batch_idx == 1 else 1.0)))
 
     results: list[bool] = []
-    net = made(Each, turns)
+    net = made(Each, turns, two(generator=one(clip=GlobalNorm(1.0))))
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     half = MixedPrecision("16-mixed", "cpu", scaler)
     half.autocast_context_manager = contextlib.nullcontext  # type: ignore[method-assign,assignment]
@@ -404,10 +549,10 @@ def test_a_step_that_the_loss_scaler_skips_is_no_step() -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_clipping_under_a_loss_scaler_is_of_the_true_gradient(fused: bool) -> None:
-    plain = SolverSpec(optimizer=OptimizerSpec("SGD", {"lr": 0.1, "fused": fused}))
+    plain = SolverSpec(optimizer=OptimizerSpec("SGD", {"lr": 0.1, "fused": fused}), clip=GlobalNorm(0.01))
 
     def run(scaled: bool) -> dict[str, Tensor]:
-        net = made(Gan, dict.fromkeys(PARTS, plain), clip_norm=0.01)
+        net = made(Gan, dict.fromkeys(PARTS, plain))
         half = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
         half.autocast_context_manager = contextlib.nullcontext  # type: ignore[method-assign,assignment]
         fit(net, max_epochs=1, plugins=[half] if scaled else None)
@@ -422,8 +567,6 @@ WRONG: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "name": (lambda net, b: turn(net, "genrator", b), "solver_turn: there is no optimiser of this name; got 'genrator'; did you mean"),
     "no name": (lambda net, b: turn(net, None, b), "whose turn is it.*give one of generator, discriminator"),  # type: ignore[arg-type]
     "accumulate": (lambda net, b: turn(net, "generator", b, accumulate=0), "solver_turn: accumulate: must be a whole number >= 1; got 0"),
-    "both clips": (lambda net, b: turn(net, "generator", b, clip_norm=1.0, clip_value=1.0), "clip_norm: is given beside clip_value"),
-    "no clip": (lambda net, b: turn(net, "generator", b, clip_norm=0.0), r"clip_norm: must be above 0; got 0\.0; leave it out"),
     "changed": (lambda net, b: [turn(net, "generator", b, accumulate=n) for n in (3, 2)], "accumulate: is changed after 1 of 3 batches; got 2"),
 }  # fmt: skip
 

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from lightning_solver import SolverCLI, SolverSpec
+from lightning_solver.callbacks.solver_clipping import SolverClipping
+from lightning_solver.clipping import GlobalNorm, Value
 from lightning_solver.command import main
 from small import loader
 from test_manual import PARTS, Gan, follows_its_plans
@@ -85,6 +87,36 @@ def test_the_block_from_yaml(module: Any, where: str, tmp_path: Path) -> None:
     assert run.model.used["generator"][0] == [0.5, 0.5]
     assert run.model.used["discriminator"][0] == [0.02] * len(run.model.used["discriminator"][0])
     assert type(run.trainer.optimizers[1]).__name__ == "SGD"
+
+
+GRADIENTS = """
+generator:
+  optimizer: {name: AdamW, args: {lr: 0.01}}
+  clip: {class_path: GlobalNorm, init_args: {max_norm: 0.01}}
+  accumulate: 2
+discriminator:
+  optimizer: {name: SGD, args: {lr: 0.02}}
+  clip:
+    - {class_path: Value, init_args: {max_value: 0.1}}
+    - {class_path: GlobalNorm, init_args: {max_norm: 0.02}}
+  nonfinite: skip
+"""
+
+
+@pytest.mark.parametrize(("module", "where"), WAYS.values(), ids=WAYS)
+def test_gradients_of_each_from_yaml_and_the_command_line(module: Any, where: str, tmp_path: Path) -> None:
+    config = configured(tmp_path, where, yaml.safe_load(GRADIENTS))
+    given = ("clip={class_path: GlobalNorm, init_args: {max_norm: 0.5}}", "nonfinite=error", "accumulate=5")
+    for args, clip, policy, steps in (((), 0.01, None, 10), (given, 0.5, "error", 4)):
+        run = cli(module, "fit", "--config", config, *(f"--{where}.generator.{arg}" for arg in args))
+        solver = run.model.solver
+        assert solver["generator"].clip == GlobalNorm(clip)
+        assert solver["discriminator"].clip == (Value(0.1), GlobalNorm(0.02))
+        assert (solver["generator"].nonfinite, solver["discriminator"].nonfinite) == (policy, "skip")
+        assert [part.scheduler.last_epoch for part in run.model.solver_parts.values()] == [steps, 20]
+        work = next(one for one in run.trainer.callbacks if isinstance(one, SolverClipping)).at_work
+        assert float(work["generator"].clipped[0].clipped_norm) <= clip  # type: ignore[arg-type]
+        assert float(work["discriminator"].clipped[1].clipped_norm) == pytest.approx(0.02, rel=1e-4)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("module", "where"), WAYS.values(), ids=WAYS)

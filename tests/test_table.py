@@ -2,8 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_solver import Rule, RunLength, SolverSpec
+from lightning_solver import Rule, RunLength, Selector, SolverSpec
+from lightning_solver.accumulation import Accumulation
+from lightning_solver.averaging import EMA
+from lightning_solver.clipping import AGC, GlobalNorm, NonFinite, Value
 from lightning_solver.schedules import Constant, Cosine, Linear, Step
+from lightning_solver.table import roles_at_work
 
 ADAMW = {"name": "AdamW", "args": {"lr": 0.01, "weight_decay": 0.1, "betas": [0.8, 0.95]}}
 
@@ -164,3 +168,125 @@ def test_columns_are_aligned_and_lines_have_no_blanks_at_their_end():
     }
     ends = {line.index(tensors) for line, tensors in zip(table[2:], (" 2 ", " 3 ", " 1 ", " 1 "))}
     assert len(ends) == 1
+
+
+# ------------------------------------------------------------------ gradients
+
+
+def section(text, title):
+    return next(lines(part) for part in text.split("\n\n") if part.startswith(title))
+
+
+def test_every_clipping_is_told_with_what_it_is_for():
+    clips = [GlobalNorm(max_norm=0.5), AGC(unless=Selector(match="head.*"))]
+    made = plan(clip=clips, nonfinite="skip", accumulate={0: 1, 500: 4})
+    assert section(made.table(), "gradients") == [
+        "gradients",
+        "accumulate 1 batch a step, 4 from 500 on",
+        "not finite leaves the step out; 20 in a row end the run",
+        "clip[0] GlobalNorm (max_norm 0.5); all 7 tensors",
+        "clip[1] AGC unless match head.*; 5 of 7 tensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        ("error", "not finite ends the run"),
+        ("zero", "not finite puts 0 in the place of such numbers; 20 in a row end the run"),
+        (NonFinite("skip", in_a_row=3), "not finite leaves the step out; 3 in a row end the run"),
+    ],
+)
+def test_what_becomes_of_gradients_that_are_not_finite(policy, text):
+    assert section(plan(nonfinite=policy).table(), "gradients") == ["gradients", text]
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "batches", "told"),
+    [
+        (4, 4, None),
+        (Accumulation(samples=64), None, "accumulate 64 samples a step"),
+        (Accumulation(4, weigh_by="tokens"), 4, "accumulate 4 batches a step, weighted by tokens"),
+        (Accumulation(4, keep_gradients=True), 4, "accumulate 4 batches a step, gradients in checkpoints"),
+    ],
+)
+def test_accumulation_is_told_once(accumulate, batches, told):
+    table = plan(accumulate=accumulate, run=RunLength(total_steps=10, batches_per_step=batches)).table()
+    assert ("; 4 batches make a step" in table) == (batches == 4)
+    assert ("\ngradients\n" in table) == (told is not None)
+    assert told is None or section(table, "gradients")[1] == told
+
+
+def test_limits_that_move_are_shown_at_telling_steps():
+    made = plan(clip=[GlobalNorm(max_norm=2.0, schedule=Linear(end=0.0005)), Value(max_value=1.0)])
+    shown = section(made.table(), "limit (max_norm) at step")
+    assert shown[0] == "limit (max_norm) at step 0 250 500 750 999"
+    (row,) = shown[2:]
+    limits = made.curve("clip")[[0, 250, 500, 750, 999], 0]
+    assert row == "clip[0] (GlobalNorm) " + " ".join(f"{limit:.3g}" for limit in limits)
+
+
+def test_limits_of_several_kinds_have_tables_of_their_own():
+    moves = Linear(end=0.1)
+    clips = [GlobalNorm(max_norm=2.0, schedule=moves), Value(max_value=1.0, schedule=moves), AGC(schedule=moves)]
+    table = plan(clip=clips).table()
+    for name in ("max_norm", "max_value", "factor"):
+        assert f"\nlimit ({name}) at step" in table
+
+
+def test_a_plain_plan_says_nothing_of_gradients_and_steps():
+    table = plan(schedules={"lr": Cosine()}).table()
+    assert "gradients" not in table
+    assert "in a step" not in table
+    assert "limit" not in table
+
+
+def in_a_step(table):
+    (found,) = [line for line in table.splitlines() if line.startswith("in a step: ")]
+    return found.removeprefix("in a step: ").split(" -> ")
+
+
+def test_what_acts_in_a_step_is_told_in_order():
+    made = plan(
+        rules=[Rule(match="backbone.*", frozen_until=100)],
+        schedules={"weight_decay": Cosine(), "lr": Cosine()},
+        clip=[GlobalNorm(max_norm=1.0), Value(max_value=1.0)],
+        nonfinite="skip",
+        accumulate=4,
+        averages={"slow": EMA(0.99, evaluated=True), "fast": EMA(0.9)},
+        run=RunLength(total_steps=1000, batches_per_step=4),
+    )
+    assert in_a_step(made.table()) == [
+        "gather the gradients of the batches",
+        "drop gradients of what is frozen (until step 100)",
+        "look whether gradients are finite",
+        "clip by GlobalNorm, then Value",
+        "step AdamW",
+        "move weight_decay, lr",
+        "average (slow, fast)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "steps"),
+    [
+        ({"clip": GlobalNorm(1.0)}, ["clip by GlobalNorm", "step AdamW"]),
+        ({"nonfinite": "zero"}, ["look whether gradients are finite", "step AdamW"]),
+        ({"averages": {"ema": EMA(0.9)}}, ["step AdamW", "average (ema)"]),
+        (
+            {"accumulate": 2, "schedules": {"lr": Cosine()}},
+            ["gather the gradients of the batches", "step AdamW", "move lr"],
+        ),
+    ],
+    ids=["clip", "nonfinite", "average", "accumulate"],
+)
+def test_only_what_there_is_to_do_is_told(more, steps):
+    made = plan(**more)
+    assert in_a_step(made.table()) == steps
+
+
+def test_accumulation_of_the_trainer_is_told_too():
+    table = plan(run=RunLength(total_steps=1000, batches_per_step=2)).table()
+    assert in_a_step(table) == ["gather the gradients of the batches", "step AdamW"]
+    made = plan(run=RunLength(total_steps=1000, batches_per_step=2))
+    assert roles_at_work(made) == {"accumulate", "step"}

@@ -30,7 +30,8 @@ class Accumulation(Plain):
         samples: In place of ``batches``: the samples of a step over all devices, a multiple of those of one batch.
         weigh_by: What batches count by, where it is not equally: the name of an attribute of the module, a number that
             ``training_step`` sets (of tokens, say), or of a method that gives it for a batch. The loss must be a mean
-            over what is counted; batches of a window, over all devices, are then weighted as one large batch would be.
+            over what is counted, finite also where that is nothing; batches of a window, over all devices, are then
+            weighted as one large batch would be.
         keep_gradients: Whether a checkpoint in mid-window holds the gradients gathered so far, of every process, so
             that a resumed run is bitwise the straight one. Without them the rest of the window makes the step.
     """
@@ -60,6 +61,13 @@ class Accumulation(Plain):
             return self.batches or 1
         amounts = set(self.batches.values())
         return amounts.pop() if len(amounts) == 1 else None
+
+    @property
+    def first(self) -> int | None:
+        """The number of batches with which a run begins; ``None`` for a target in samples."""
+        if self.samples is not None:
+            return None
+        return next(iter(self.batches.values())) if isinstance(self.batches, Mapping) else self.batches or 1
 
     def windows(self, samples_per_batch: int | None, where: str = "accumulate") -> Windows:
         """The windows, in batches.
@@ -224,6 +232,11 @@ class Windows:
 
 class Accumulates(ABC):
     """What accumulates gradients in a run: the one among the Trainer's callbacks says how many batches make a step."""
+
+    @property
+    def where(self) -> str:
+        """The path of the setting, for error messages."""
+        return "accumulate"
 
     @abstractmethod
     def accumulation(self, module: Any) -> Accumulation | None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from ast import literal_eval
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from types import MethodType
-from typing import Any, NoReturn, Optional, Union
+from typing import Any, NoReturn, Optional, TypeVar, Union
 
 from jsonargparse import Namespace, class_from_function, get_loader  # type: ignore[attr-defined]
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,14 +18,26 @@ from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from yaml import YAMLError
 
+from lightning_solver.callbacks.follow_metrics import FollowMetrics
+from lightning_solver.callbacks.freezing import Freezing
+from lightning_solver.callbacks.optimizer_mode import OptimizerMode
+from lightning_solver.callbacks.order import describe
+from lightning_solver.callbacks.solver_accumulation import SolverAccumulation
+from lightning_solver.callbacks.solver_averages import SolverAverages
+from lightning_solver.callbacks.solver_clipping import SolverClipping
+from lightning_solver.drawing import draw
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.files import blocks
+from lightning_solver.happened import Happened, happened, read_log
 from lightning_solver.mixin import SolverMixin
+from lightning_solver.optimizers.modes import has_modes
 from lightning_solver.plain import field_hints
 from lightning_solver.plan import Plan
 from lightning_solver.several import ALONE, read_solver
 from lightning_solver.spec import SolverSpec
+from lightning_solver.table import roles_at_work
 
+_Read = TypeVar("_Read")
 _TRAINING = ("fit", "plan")
 
 
@@ -263,6 +276,7 @@ def plan(
     output: str | None = "plan.png",
     parameters: bool = False,
     chart: bool | None = None,
+    with_log: str | None = None,
 ) -> None:
     """Prints and draws what fit would do, without training.
 
@@ -275,27 +289,59 @@ def plan(
             optimisers each has its own, with its name before the ending.
         parameters: Whether to list every parameter, and what set each of its options.
         chart: Whether to draw the curves as text too; by default in a terminal.
+        with_log: The metrics.csv of a run by this configuration, as a CSVLogger has written it for SolverMonitor or
+            Lightning's LearningRateMonitor: what really happened is compared with the plan, and drawn beside it.
     """
     if not isinstance(model, SolverMixin):
         do = f"derive it: class {type(model).__name__}(SolverMixin, ...)"
         raise SolverError("model", f"{type(model).__name__} has no SolverMixin and so no plan", do=do)
-    self.callbacks.append(_StopBeforeTraining())  # type: ignore[attr-defined]
+    log = None if with_log is None else _of_log(partial(read_log, with_log))
+    stop = _StopBeforeTraining()
+    self.callbacks.append(stop)  # type: ignore[attr-defined]
     self.fit(model, train_dataloaders=train_dataloaders, datamodule=datamodule)
     if not self.is_global_zero:
         return
-    several = list(model.solver_plans) != [ALONE]
-    for name, made in model.solver_plans.items():
+    automatic, plans = model.automatic_optimization, model.solver_plans
+    found: dict[str, Happened] = {}
+    if log is not None:
+        look = {name: partial(happened, log, made, name=name, automatic=automatic) for name, made in plans.items()}
+        found = {name: _of_log(one) for name, one in look.items()}
+    several = list(plans) != [ALONE]
+    for name, made in plans.items():
         if several:
             print(f"{name}\n{'=' * len(name)}")
         path = output if output is None or not several else str(Path(output).with_stem(f"{Path(output).stem}_{name}"))
-        _show(made, parameters, chart, None if path is None else Path(self.default_root_dir) / path)
-        if several:
-            print()
+        picture = None if path is None else Path(self.default_root_dir) / path
+        _show(made, parameters, chart, picture, found.get(name))
+        print()
+    callbacks = [callback for callback in self.callbacks if callback is not stop]  # type: ignore[attr-defined]
+    lines = describe(callbacks, idle=_idle(callbacks, model), module=model)
+    print("callbacks, in the order in which they act\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def _show(made: Plan, parameters: bool, chart: bool | None, picture: Path | None) -> None:
-    """Print a plan and draw it."""
+def _of_log(read: Callable[[], _Read]) -> _Read:
+    """What is read of a log, with errors that say by which argument it was given."""
+    try:
+        return read()
+    except SolverError as error:
+        raise SolverError(f"--with-log {error.where}", error.what, got=error.got, do=error.do) from error
+
+
+def _idle(callbacks: Sequence[Any], model: SolverMixin) -> list[Any]:
+    """Those of the mixin's own callbacks that have nothing to do in the run."""
+    plans = model.solver_plans.values()
+    works = {role for plan in plans for role in roles_at_work(plan)} - {"accumulate"}
+    works |= {"guard"} | {"mode" for plan in plans for member in plan.members if has_modes(member.recipe.cls)}
+    own = (FollowMetrics, Freezing, SolverClipping, SolverAverages, OptimizerMode)
+    idle = [one for one in callbacks if isinstance(one, own) and one.role not in works]
+    return idle + [c for c in callbacks if isinstance(c, SolverAccumulation) and c.accumulation(model) is None]
+
+
+def _show(made: Plan, parameters: bool, chart: bool | None, picture: Path | None, logged: Happened | None) -> None:
+    """Print a plan, and what really happened, and draw them."""
     print(made.table(parameters=parameters))
+    if logged is not None:
+        print(f"\n{logged.describe()}")
     if (sys.stdout.isatty() if chart is None else chart) and made.curves and made.run.total_steps is not None:
         print(f"\n{made.chart()}")
     if picture is None:
@@ -303,7 +349,7 @@ def _show(made: Plan, parameters: bool, chart: bool | None, picture: Path | None
     if made.run.total_steps is None:
         print("\nno picture: the length of the run is not known")
         return
-    print(f"\npicture: {made.draw(picture).resolve()}")
+    print(f"\npicture: {draw(made, picture, logged).resolve()}")
 
 
 class _StopBeforeTraining(Callback):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lightning_solver.average_command import add_average
 from lightning_solver.errors import SolverError
 from lightning_solver.spec import SolverSpec
@@ -54,6 +56,11 @@ def _add_plan(commands: Any) -> tuple[str, Any]:
     parser.add_argument(
         "config", help="YAML of a SolverCLI that names the module: model: {class_path: ...}; or a block"
     )
+    parser.add_argument(
+        "--with-log",
+        metavar="CSV",
+        help="metrics.csv of a run by this YAML: what really happened is compared with the plan, and drawn beside it",
+    )
     _add_run(parser)
     return "plan", _plan
 
@@ -69,16 +76,20 @@ def _plan(arguments: argparse.Namespace) -> int:
 
         sys.path.insert(0, os.getcwd())  # where the user's own modules are, as for a script
         sys.argv = [sys.argv[0]]
-        SolverCLI(args=["plan", "--config", arguments.config, *arguments.further], seed_everything_default=False)
+        log = [] if arguments.with_log is None else [f"--with_log={arguments.with_log}"]
+        SolverCLI(args=["plan", "--config", arguments.config, *log, *arguments.further], seed_everything_default=False)
         return 0
     from lightning_solver.chart import chart
-    from lightning_solver.comparison import base_of
+    from lightning_solver.comparison import base_of, clips_of
     from lightning_solver.files import stored_parts
     from lightning_solver.several import ALONE
 
     if arguments.further:
         got = " ".join(arguments.further)
         raise SolverError("plan", "takes nothing else beside --total-steps", got=got, do="leave it out")
+    if arguments.with_log is not None:
+        do = "give a YAML with model: {class_path: ...}, and no --total-steps"
+        raise SolverError("--with-log", "needs the module that was trained, for its groups", do=do)
     run = _run_length(arguments)
     for name, found in stored_parts(arguments.config).items():
         for title, one, option in _scheduled(found.spec):
@@ -87,6 +98,12 @@ def _plan(arguments: argparse.Namespace) -> int:
             if not said:
                 head += ", as a factor of the base value (of a base value of 1: see --base)"
             print(f"{chart({option: one.curve(option, [base], run=run)[:, 0]}, title=head)}\n")
+        for i, clip in enumerate(clips_of(found.spec)):
+            limits = clip.curve(run)
+            if limits is not None:
+                head = f"{'' if name == ALONE else f'{name}: '}clip[{i}]: {clip.describe()}"
+                values = limits.over(np.arange(arguments.total_steps))[:, 0]
+                print(f"{chart({clip.limited_by: values}, title=head)}\n")
         for average, planned in found.spec.averages.items():
             shares = planned.lay(run, f"averages.{average}")
             when = f"{shares.updates(arguments.total_steps)} updates, the first after step {shares.first}"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from lightning_solver.chart import chart
+from lightning_solver.clipping.clip import Clip
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.files import Stored
 from lightning_solver.schedules.base import Floats
-from lightning_solver.spec import SolverSpec, difference
+from lightning_solver.spec import SolverSpec, difference, whole_steps
 
+_NOTHING = "(not set)"
 _POINTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _BOOKKEEPING = ("params", "param_names", "name", "initial_lr")
 
@@ -29,12 +32,13 @@ def compare(a: Stored, b: Stored, run: RunLength, base: float | None = None) -> 
     Returns:
         Whether a setting, a group or a curve differs; and what to print.
     """
-    settings = difference(a.spec, b.spec)
+    settings = _settings(a.spec, b.spec)
     groups = _groups(a, b) if a.groups and b.groups else []
     parts = [f"a: {a.label}\nb: {b.label}"]
     parts += ["settings (a -> b)\n" + _listed(settings)] if settings else []
     parts += ["groups (a -> b)\n" + _listed(groups)] if groups else []
     curves = [_curves(option, a, b, run, base) for option in dict.fromkeys([*a.spec.schedules, *b.spec.schedules])]
+    curves += _limits(a, b, run)
     parts += [text for _, text in curves if text]
     differ = bool(settings or groups or any(found for found, _ in curves))
     return differ, "\n\n".join(parts if differ else ["no difference"])
@@ -74,6 +78,43 @@ def _listed(lines: Sequence[str]) -> str:
     return "\n".join(f"  {line}" for line in lines)
 
 
+def _settings(a: SolverSpec, b: SolverSpec) -> list[str]:
+    """What differs between two specs: of clipping and accumulation what they amount to, else setting by setting."""
+    plain = {"clip": None, "nonfinite": None, "accumulate": None}
+    lines = difference(a.replace(**plain), b.replace(**plain))
+    ours, theirs = clips_of(a), clips_of(b)
+    if [type(clip) for clip in ours] == [type(clip) for clip in theirs]:
+        lines += difference(_only(clip=ours), _only(clip=theirs))
+    elif ours != theirs:
+        told = [", then ".join(clip.describe() for clip in clips) or _NOTHING for clips in (ours, theirs)]
+        lines.append(f"clip: {told[0]} -> {told[1]}")
+    found = (a.policy(), b.policy())
+    policies = [_NOTHING if one is None else f"{one.policy}, {one.in_a_row} in a row" for one in found]
+    lines += [f"nonfinite: {policies[0]} -> {policies[1]}"] if policies[0] != policies[1] else []
+    one, other = a.accumulation(), b.accumulation()
+    told = [_NOTHING if found is None else found.describe() for found in (one, other)]
+    if told[0] != told[1]:
+        lines.append(f"accumulate: {told[0]} -> {told[1]}")
+    kept = [found is not None and found.keep_gradients for found in (one, other)]
+    lines += [f"accumulate.keep_gradients: {kept[0]} -> {kept[1]}"] if kept[0] != kept[1] else []
+    return lines
+
+
+def clips_of(spec: SolverSpec) -> tuple[Clip, ...]:
+    """The clippings of a spec, in the order in which they act.
+
+    Args:
+        spec: The spec.
+    """
+    if spec.clip is None:
+        return ()
+    return (spec.clip,) if isinstance(spec.clip, Clip) else tuple(spec.clip)
+
+
+def _only(clip: tuple[Clip, ...]) -> SolverSpec:
+    return SolverSpec(clip=clip[0] if len(clip) == 1 else clip or None)
+
+
 def _groups(a: Stored, b: Stored) -> list[str]:
     lines = []
     ours, theirs = ({str(group.get("name", i)): group for i, group in enumerate(s.groups)} for s in (a, b))
@@ -107,15 +148,44 @@ def base_of(spec: SolverSpec, option: str, given: float | None = None) -> tuple[
     return (1.0, False) if given is None else (given, True)
 
 
+def _limits(a: Stored, b: Stored, run: RunLength) -> list[tuple[bool, str]]:
+    """The limits of clippings that move, of the same kind in both specs."""
+    found = []
+    ours, theirs = clips_of(a.spec), clips_of(b.spec)
+    for i, (one, other) in enumerate(zip(ours, theirs)):
+        if type(one) is type(other) and (one.schedule is not None or other.schedule is not None):
+            name = f"clip{f'[{i}]' if max(len(ours), len(theirs)) > 1 else ''} ({one.limited_by})"
+            found.append(_moves(name, a, b, run, partial(_limit, i, run)))
+    return found
+
+
+def _limit(i: int, run: RunLength, stored: Stored) -> Floats:
+    """The limit of a clipping at each step; ``nan`` for a kind that finds its own."""
+    clip = clips_of(stored.spec)[i]
+    curve, steps = clip.curve(run), np.arange(whole_steps(run))
+    if curve is None:
+        return np.full(len(steps), np.nan if clip.limit is None else clip.limit)
+    return curve.over(steps)[:, 0]
+
+
 def _curves(option: str, a: Stored, b: Stored, run: RunLength, given: float | None) -> tuple[bool, str]:
     """Whether the curves of an option differ, and a table and a drawing of them."""
+
+    def values(stored: Stored) -> Floats:
+        base, _ = base_of(stored.spec, option, given)
+        return stored.spec.curve(option, [base], run=run)[:, 0]
+
+    return _moves(option, a, b, run, values)
+
+
+def _moves(name: str, a: Stored, b: Stored, run: RunLength, values: Callable[[Stored], Floats]) -> tuple[bool, str]:
+    """Whether something moves otherwise in two specs, and a table and a drawing of both."""
     curves: list[Floats] = []
     for stored in (a, b):
-        base, _ = base_of(stored.spec, option, given)
         try:
-            curves.append(stored.spec.curve(option, [base], run=run)[:, 0])
+            curves.append(values(stored))
         except SolverError as error:
-            return False, f"{option}: no curve of {stored.label}: {error}"
+            return False, f"{name}: no curve of {stored.label}: {error}"
     one, other = curves
     if np.array_equal(one, other):
         return False, ""
@@ -129,4 +199,4 @@ def _curves(option: str, a: Stored, b: Stored, run: RunLength, given: float | No
     widths = [max(map(len, column)) for column in zip(*rows)]
     table = ["  ".join(f"{word:>{width}}" for word, width in zip(row, widths)) for row in rows]
     drawing = chart({"a": one, "b": other})
-    return True, "\n".join([f"{option}, over a run of {run.total_steps} steps", *table, "", drawing])
+    return True, "\n".join([f"{name}, over a run of {run.total_steps} steps", *table, "", drawing])

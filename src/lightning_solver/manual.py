@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lightning_solver.errors import SolverError
-from lightning_solver.parts import Part
+from lightning_solver.parts import Part, accumulation_of_turns
 from lightning_solver.sharding import is_sharded
 
 
@@ -35,6 +35,11 @@ class Turn:
     ) -> None:
         if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
             raise _wrong("accumulate", "must be a whole number >= 1", accumulate, "give the batches that make a step")
+        spec = part.plan.spec
+        if spec.accumulate is not None and accumulation_of_turns(spec) != accumulate:
+            what = f"is not the {accumulation_of_turns(spec)} that {part.name} has in its specification, and its plan"
+            do = "say it in one place; batches_per_step in place of accumulate leaves it to the turns"
+            raise _wrong("accumulate", what, accumulate, do)
         if part.gathered and part.window != accumulate:
             what = f"is changed after {part.gathered} of {part.window} batches"
             raise _wrong("accumulate", what, accumulate, "change it right after a step")
@@ -107,6 +112,8 @@ class Turn:
         part.optimizer.zero_grad()
         if made:
             part.scheduler.step()
+        else:
+            part.skipped += 1
         return made
 
     def _wrapped(self) -> Any:

@@ -34,6 +34,7 @@ class Part:
         gathered: Batches whose gradients wait for its next step.
         window: Of how many batches that step is.
         batches: Batches that its turns were given in this ``fit``.
+        skipped: Steps that its turns did not make, as gradients were not finite, in the whole run.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Part:
     gathered: int = 0
     window: int = 1
     batches: int = 0
+    skipped: int = 0
+
+    @property
+    def taken(self) -> int:
+        """Steps of the run that are over, those that were skipped included: by them the length of a run is judged."""
+        return self.scheduler.last_epoch + self.skipped
 
     @property
     def parameters(self) -> list[Any]:
@@ -71,14 +78,19 @@ def accumulation_of_turns(spec: SolverSpec) -> int:
         spec: Its spec.
 
     Raises:
-        SolverError: It changes in the run, is written in samples, or is weighted: turns cannot do that.
+        SolverError: It changes in the run, is written in samples, is weighted, or is to be kept in checkpoints: turns
+            cannot do that.
     """
     how = spec.accumulation()
     if how is None:
         return 1
-    if how.constant is None or how.weigh_by is not None or how.keep_gradients:
+    lost = "cannot be had under manual optimisation"
+    if how.constant is None or how.weigh_by is not None:
         do = "give a number of batches; weigh the losses that turn.step is given yourself"
-        raise SolverError("accumulate", "cannot be had under manual optimisation", got=how.describe(), do=do)
+        raise SolverError("accumulate", lost, got=how.describe(), do=do)
+    if how.keep_gradients:
+        do = "drop it, and write checkpoints between windows"
+        raise SolverError("accumulate.keep_gradients", lost, got="True", do=do)
     return how.constant
 
 
@@ -156,12 +168,21 @@ def _is_among(parameter: Parameter, spec: SolverSpec) -> bool:
 
 def sign(checkpoint: dict[str, Any], parts: Mapping[str, Part]) -> None:
     """Note in a checkpoint whose the states are, which Lightning saves and restores by their place."""
-    checkpoint[_KEY] = {"names": list(parts), "gathered": {part.name: part.gathered for part in parts.values()}}
+    checkpoint[_KEY] = {
+        "names": list(parts),
+        "gathered": {part.name: part.gathered for part in parts.values()},
+        "skipped": {part.name: part.skipped for part in parts.values()},
+    }
 
 
 def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
     """The names of the optimisers whose states a checkpoint holds; ``None`` where it does not say."""
     return list(checkpoint[_KEY]["names"]) if _KEY in checkpoint else None
+
+
+def skipped_in(checkpoint: Mapping[str, Any]) -> dict[str, int]:
+    """How many steps the turns of each optimiser had skipped when a checkpoint was written."""
+    return dict(checkpoint.get(_KEY, {}).get("skipped", {}))
 
 
 def sort_states(checkpoint: dict[str, Any], names: Sequence[str]) -> list[str]:

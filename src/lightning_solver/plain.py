@@ -264,14 +264,22 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _conform_union(value: Any, hints: Sequence[Any], where: str) -> Any:
-    if isinstance(value, str) and float in hints and str not in hints and _is_number_in_quotes(value):
+    fits = any(_fits(value, hint) for hint in hints)
+    if isinstance(value, str) and float in hints and not fits and _is_number_in_quotes(value):
         got, do = f"{value!r} (str)", "write it without quotes, and with a point: YAML reads 1e-3 as a text"
         raise SolverError(where, f"must be {describe(Union[tuple(hints)])}", got=got, do=do)
+    if isinstance(value, float) and math.isinf(value) and any(_admits(hint, "inf") for hint in hints):
+        raise SolverError(where, "must be a finite number or 'inf'", got=repr(value), do="write it as the text inf")
     for hint in hints:
         if _fits(value, hint) and not (_is_mapping_of_settings(value, hint) and _names_no_field(value, hint, hints)):
             return conform(value, hint, where)
     choices = [hint for hint in hints if typing.get_origin(hint) is Literal]
     raise _misfit(value, choices[0] if choices and isinstance(value, str) else Union[tuple(hints)], where)
+
+
+def _admits(hint: Any, word: str) -> bool:
+    """Whether an annotation admits a word as one of its choices."""
+    return typing.get_origin(hint) is Literal and word in typing.get_args(hint)
 
 
 def _is_mapping_of_settings(value: Any, hint: Any) -> bool:

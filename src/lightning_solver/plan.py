@@ -243,7 +243,7 @@ class Plan:
         return self.table()
 
     def chart(self, *, width: int = 72, height: int = 11) -> str:
-        """Draw the curve of every scheduled option of every group as text.
+        """Draw the curve of every scheduled option of every group, and every limit that moves, as text.
 
         Args:
             width: Columns of a drawing.
@@ -252,23 +252,12 @@ class Plan:
         Raises:
             SolverError: The length of the run is not known.
         """
-        from lightning_solver.chart import chart
+        from lightning_solver.drawing import chart_plan
 
-        names = [group.name for group in self.groups]
-        curves = {option: self.curve(option) for option in self.curves}
-        drawings = [
-            chart(
-                {name: series for name, series in zip(names, values.T) if not np.isnan(series).any()},
-                title=option,
-                width=width,
-                height=height,
-            )
-            for option, values in curves.items()
-        ]
-        return "\n\n".join(drawings)
+        return chart_plan(self, width=width, height=height)
 
     def draw(self, path: str | Path) -> Path:
-        """Draw the curve of every scheduled option of every group into a picture file.
+        """Draw the curve of every scheduled option of every group, and every limit that moves, into a picture file.
 
         Args:
             path: File to write; its ending says the format (``plan.png``).
@@ -360,17 +349,19 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     feed = Feed()
     curves = {option: lay_checked(spec, run, option, groups, feed, notes) for option in scheduled_options(spec, groups)}
     note_still(curves.get("lr"), groups, run, notes)
-    asked = depths() if depths.cache_info().currsize else None  # nothing is worked out that nothing has asked for
-    note_depths(spec, asked, notes)
-    note_schedule_free(curves, groups, run, notes)
     clips = plan_clips(
         spec.clip,
         module,
         [group.tensors for group in groups],
         run,
         names={id(tensor): name for group in groups for name, tensor in zip(group.names, group.tensors)},
+        beyond=spec.beyond_run,
+        depths=depths,
         notes=notes,
     )
+    asked = depths() if depths.cache_info().currsize else None  # nothing is worked out that nothing has asked for
+    note_depths(spec, asked, notes)
+    note_schedule_free(curves, groups, run, notes)
     averages = plan_averages(
         spec.averages,
         module,

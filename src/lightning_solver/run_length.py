@@ -172,7 +172,7 @@ def accumulation_windows(trainer: Trainer, samples: int | None = None) -> Window
         if isinstance(callback, Accumulates):
             own = callback.accumulation(trainer.lightning_module)
             if own is not None:
-                return own.windows(samples)
+                return own.windows(samples, callback.where)
     for callback in callbacks:
         if isinstance(callback, GradientAccumulationScheduler):
             pairs = sorted(callback.scheduling.items())

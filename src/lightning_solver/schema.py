@@ -27,6 +27,15 @@ _COUNT = {
         {"type": "null"},
     ]
 }
+_POINT = r"([0-9]+(\.[0-9]+)?|[0-9]+/[1-9][0-9]*)(st|ep)?"
+_AMOUNTS = {
+    "type": "object",
+    "patternProperties": {f"^{_POINT}$": {"type": "integer", "minimum": 1}},
+    "additionalProperties": False,
+    "minProperties": 1,
+    "not": {"propertyNames": {"pattern": "[1-9]"}},  # one of them is 0
+}
+"""Points of a run, in epochs or in optimiser steps, and a number from each of them on."""
 _SPECIAL: dict[tuple[str, str], dict[str, Any]] = {
     ("Rule", "depth"): _DEPTHS,
     ("Selector", "depth"): _DEPTHS,
@@ -87,6 +96,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
+        self._named: dict[str, type[Plain]] = {}
 
     def settings(self, cls: type[Plain]) -> dict[str, Any]:
         """An object with the fields of a class."""
@@ -111,6 +121,11 @@ class _Writer:
         if hint in (Level, Level | None):
             return _LEVEL if hint == Level else {"anyOf": [*_LEVEL["anyOf"], {"type": "null"}]}
         origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        if hint == dict[int | str, int]:
+            return _AMOUNTS
+        if origin in (Union, types.UnionType) and dict[int | str, int] in inner:
+            counts = [{"type": "integer", "minimum": 1} if choice is int else self.value(choice) for choice in inner]
+            return {"anyOf": counts}
         if origin in (Union, types.UnionType):
             return {"anyOf": [self.value(choice) for choice in inner if typing.get_origin(choice) is not Callable]}
         if origin is Literal:
@@ -127,11 +142,18 @@ class _Writer:
         return {}
 
     def _reference(self, cls: type[Plain]) -> dict[str, Any]:
-        name = cls.__name__
+        name = self._name(cls)
         if name not in self.definitions:
             self.definitions[name] = {}  # it may contain itself
             self.definitions[name] = self._choices(cls) if inspect.isabstract(cls) else self.settings(cls)
         return {"$ref": f"#/$defs/{name}"}
+
+    def _name(self, cls: type[Plain]) -> str:
+        """The name of a class, with its package where another class is called the same, as a schedule ``Clip`` is."""
+        name = cls.__name__
+        if self._named.setdefault(name, cls) is not cls:
+            name = f"{name}_of_{cls.__module__.rpartition('.')[0].rpartition('.')[2]}"
+        return name
 
     def _choices(self, base: type[Plain]) -> dict[str, Any]:
         """One of the classes that derive from an abstract one, by name; or a user's own by its dotted path."""
@@ -139,7 +161,7 @@ class _Writer:
         bare = []
         for name, cls in sorted(subclasses(base).items()):
             arguments = self._reference(cls)
-            needed = self.definitions[cls.__name__].get("required", [])
+            needed = self.definitions[self._name(cls)].get("required", [])
             properties = {"class_path": {"const": name}, "init_args": arguments}
             required = ["class_path", "init_args"] if needed else ["class_path"]
             choices.append(

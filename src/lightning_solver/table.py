@@ -11,6 +11,7 @@ import numpy as np
 
 from lightning_solver.groups import Group
 from lightning_solver.plain import thaw
+from lightning_solver.roles import in_order
 from lightning_solver.rules.cascade import Member
 from lightning_solver.rules.depth import Depths
 from lightning_solver.schedules.base import Curve
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lightning_solver.plan import Plan
 
 _ALWAYS_SHOWN = ("lr", "weight_decay", "momentum", "betas")
+_UNKNOWN = (0, 1, 10, 100, 1000, 10_000, 100_000)  # the steps that are shown of a run of unknown length
+_ALWAYS_AT_WORK = frozenset({"step", "schedule", "metrics"})
 _SWITCHES = frozenset({"fused", "foreach", "capturable", "differentiable"})  # told in the headline
 
 
@@ -62,8 +65,14 @@ def render(plan: Plan, *, parameters: bool = False) -> str:
         parts.append(_left_out(plan, everything=parameters))
     if plan.curves:
         parts.append(_schedules(plan, rows))
+    if plan.clips or plan.spec.nonfinite is not None or _varied(plan):
+        parts.append(_gradients(plan))
+    if any(planned.curve is not None for planned in plan.clips):
+        parts.append(_limits(plan))
     if plan.averages:
         parts.append(_averages(plan))
+    if roles_at_work(plan) - _ALWAYS_AT_WORK:
+        parts.append(f"in a step: {' -> '.join(_in_a_step(plan))}")
     if plan.monitors:
         parts.append(f"follows {', '.join(sorted(plan.monitors))}: the values above hold as long as nothing drops")
     if plan.notes:
@@ -100,6 +109,94 @@ def _headline(plan: Plan) -> str:
         lines.append(f"{member.recipe.cls.__name__} ({member.where}): {count}, {numbers}; {_args(member)}")
         lines.append(f"  implementation: {plan.implementations[member]}")
     return "\n".join(lines)
+
+
+def _varied(plan: Plan) -> bool:
+    """Whether there is more to say about accumulation than the number of batches that the run is told by."""
+    how = plan.spec.accumulation()
+    return how is not None and (how.constant is None or how.weigh_by is not None or how.keep_gradients)
+
+
+def _gradients(plan: Plan) -> str:
+    """What becomes of gradients before the step: accumulation, what is not finite, clipping."""
+    rows = []
+    how, policy = plan.spec.accumulation(), plan.spec.policy()
+    if how is not None and _varied(plan):
+        rows.append(("accumulate", how.describe() + ", gradients in checkpoints" * how.keep_gradients))
+    if policy is not None:
+        done = {"error": "ends the run", "skip": "leaves the step out", "zero": "puts 0 in the place of such numbers"}
+        end = f"; {policy.in_a_row} in a row end the run" if policy.policy != "error" else ""
+        rows.append(("not finite", done[policy.policy] + end))
+    for label, planned in zip(_numbered(plan), plan.clips):
+        trained = sum(len(group.names) for group in plan.groups)
+        of = f"all {trained:,}" if planned.everything else f"{len(planned.names):,} of {trained:,}"
+        rows.append((label, f"{planned.clip.describe()}; {of} tensor{'s' * (trained != 1)}"))
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(["gradients", *(f"  {label:<{width}}  {text}" for label, text in rows)])
+
+
+def _numbered(plan: Plan) -> list[str]:
+    return ["clip"] if len(plan.clips) == 1 else [f"clip[{i}]" for i in range(len(plan.clips))]
+
+
+def scheduled_clips(plan: Plan) -> dict[str, list[tuple[str, int]]]:
+    """The limits that move: what they are called (``max_norm``) -> a label for each and the number of its clipping.
+
+    Args:
+        plan: The plan.
+    """
+    found: dict[str, list[tuple[str, int]]] = {}
+    for i, (label, planned) in enumerate(zip(_numbered(plan), plan.clips)):
+        if planned.curve is not None:
+            found.setdefault(planned.clip.limited_by, []).append((f"{label} ({type(planned.clip).__name__})", i))
+    return found
+
+
+def _limits(plan: Plan) -> str:
+    """The limits that move, at telling steps."""
+    tables = []
+    for name, own in scheduled_clips(plan).items():
+        curves = [plan.clips[i].curve for _, i in own]
+        tables.append(
+            _at_steps(plan, f"limit ({name})", [(label, curve, 0) for (label, _), curve in zip(own, curves) if curve])
+        )
+    return "\n\n".join(tables)
+
+
+def roles_at_work(plan: Plan) -> frozenset[str]:
+    """What there is to do in a run by a plan: the names of roles, as :data:`~lightning_solver.roles.ROLES` has them.
+
+    Args:
+        plan: The plan.
+    """
+    accumulates = plan.spec.accumulate is not None or plan.run.batches_per_step not in (None, 1)
+    found = {
+        "step": True,
+        "schedule": bool(plan.curves),
+        "metrics": bool(plan.monitors),
+        "accumulate": accumulates,
+        "freeze": any(group.frozen for group in plan.groups),
+        "clip": bool(plan.clips) or plan.spec.nonfinite is not None,
+        "average": bool(plan.averages),
+    }
+    return frozenset(role for role, works in found.items() if works)
+
+
+def _in_a_step(plan: Plan) -> list[str]:
+    """What acts in a step, in order."""
+    kinds = [type(planned.clip).__name__ for planned in plan.clips]
+    looks = [] if plan.spec.nonfinite is None else ["look whether gradients are finite"]
+    frozen = sorted({str(group.frozen) for group in plan.groups if group.frozen})
+    words = {
+        "accumulate": ["gather the gradients of the batches"],
+        "freeze": [f"drop gradients of what is frozen ({_some(frozen, 2)})"],
+        "clip": looks + ([f"clip by {', then '.join(kinds)}"] if kinds else []),
+        "step": [f"step {' and '.join(member.recipe.cls.__name__ for member in plan.implementations)}"],
+        "schedule": [f"move {', '.join(plan.curves)}"],
+        "average": [f"average ({', '.join(plan.averages)})"],
+    }
+    works = roles_at_work(plan)
+    return [text for role in in_order() if role in works for text in words.get(role, [])]
 
 
 def _averages(plan: Plan) -> str:
@@ -291,21 +388,29 @@ def _left_out(plan: Plan, *, everything: bool) -> str:
 
 
 def _schedules(plan: Plan, rows: Sequence[_Row]) -> str:
+    order = {id(group): i for i, group in enumerate(plan.groups)}
+    tables = []
+    for option, curve in plan.curves.items():
+        names = [row.name if len(row.groups) == 1 else f"{row.name} (the highest)" for row in rows]
+        columns = [(name, curve, order[id(row.highest)]) for name, row in zip(names, rows)]
+        tables.append(_at_steps(plan, option, columns))
+    return "\n\n".join(tables)
+
+
+def _at_steps(plan: Plan, what: str, columns: Sequence[tuple[str, Curve, int]]) -> str:
+    """Values at telling steps, a line for each label, curve and column of it."""
     known = plan.run.total_steps is not None
     total = int(plan.run.total_steps or 0)
-    order = {id(group): i for i, group in enumerate(plan.groups)}
-    lines = []
-    for option, curve in plan.curves.items():
-        steps = _telling_steps(curve, total) if known else [0, 1, 10, 100, 1000, 10_000, 100_000]
-        values = curve.over(np.array(steps))
-        table = [[f"{option} at step", *(f"{step:,}" for step in steps)]]
-        for row in rows:
-            column = values[:, order[id(row.highest)]]
-            if not np.isnan(column).all():
-                name = row.name if len(row.groups) == 1 else f"{row.name} (the highest)"
-                table.append([name, *(f"{value:.3g}" for value in column)])
-        lines.append(_aligned(table, right=range(1, len(steps) + 1)))
-    return "\n\n".join(lines)
+    curves = {id(curve): curve for _, curve, _ in columns}.values()
+    telling = {step for curve in curves for step in _telling_steps(curve, total)} if known else _UNKNOWN
+    steps = sorted(telling)
+    table = [[f"{what} at step", *(f"{step:,}" for step in steps)]]
+    values = {id(curve): curve.over(np.array(steps)) for curve in curves}
+    for label, curve, i in columns:
+        column = values[id(curve)][:, i]
+        if not np.isnan(column).all():
+            table.append([label, *(f"{value:.3g}" for value in column)])
+    return _aligned(table, right=range(1, len(steps) + 1))
 
 
 def _telling_steps(curve: Curve, total: int) -> list[int]:

@@ -721,3 +721,27 @@ def test_a_window_that_was_not_reached_or_is_over_takes_in_nothing_at_the_end() 
         updates = average.count.updates
         average.conclude()
         assert average.count.updates == updates
+
+
+def test_the_latest_share_is_that_of_the_latest_update() -> None:
+    module = net()
+    averaged = EMA(decay=0.9, every=2).over(module)
+    seen = []
+    for step in range(6):
+        train(module, 1, averaged, start=step)
+        seen.append(averaged.latest_share)
+    assert seen[:2] == [None, None]  # the first one copies, after step 1
+    assert seen[2:] == pytest.approx([1 - 0.9**2] * 4)
+
+
+def test_the_latest_share_is_how_far_the_average_has_moved() -> None:
+    weight = torch.zeros(2, dtype=torch.float64)
+    averaged = PowerEMA(sigma_rel=0.1).over({"w": weight}, run=RunLength(total_steps=20))
+    for _ in range(6):
+        before = averaged.values[0].clone()
+        weight.add_(1.0)
+        averaged.update()
+        if averaged.latest_share is not None:
+            moved = (averaged.values[0] - before)[0] / (weight - before)[0]
+            assert averaged.latest_share == pytest.approx(float(moved))
+    assert averaged.latest_share is not None

@@ -342,8 +342,8 @@ def test_what_is_odd_is_noted(config, note):
         (factory(opt="lars", beta=0.1), ("create_optimizer_v2.beta",)),
         (factory(opt="madgrad", foreach=False), ("create_optimizer_v2.foreach",)),
         ("SGD(model.parameters(), lr=0.1, eps=0.1)", ("SGD.eps",)),
-        ({"create_optimizer_v2": {"opt": "adamw"}, "clip_grad": 1.0}, ("clip_grad",)),
-        ({"opt": "adamw", "lr": 0.1, "clip_grad": 1.0, "opt_epz": 1}, ("clip_grad", "opt_epz")),
+        ({"create_optimizer_v2": {"opt": "adamw"}, "mixup": 1.0}, ("mixup",)),
+        ({"opt": "adamw", "lr": 0.1, "mixup": 1.0, "opt_epz": 1}, ("mixup", "opt_epz")),
         (
             {"create_optimizer": {"opt": "sgd", "lr": 1, "weight_decay": 0, "momentum": 0, "x": 1}},
             ("create_optimizer.x",),

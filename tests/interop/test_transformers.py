@@ -363,7 +363,7 @@ def test_a_run_in_epochs():
     facts = {"iters_per_epoch": 11}
     config |= {"gradient_accumulation_steps": 3, "warmup_steps": 0.25}
     notes = check(config, lambda t: warm(t, 3, lambda s: half(s / 7)), 10, [ramp(3), cls("Cosine")], facts)
-    assert any("gradient_accumulation_steps: the schedules count optimiser steps" in note for note in notes)
+    assert any("gradient_accumulation_steps: where the model takes num_items_in_batch" in note for note in notes)
     phases = [ramp(3), cls("Cosine", until=10), UP_AGAIN | {"init_args": UP_AGAIN["init_args"] | {"every": 14}}]
     check(config, lambda t: warm(t, 3, lambda s: half(s / 7)), 15, phases, {**facts, "total_iters": 15})
     check(config, lambda t: warm(t, 5, lambda s: half(s / 15)), 20, [ramp(5), cls("Cosine")], {"total_iters": 20})

@@ -211,7 +211,7 @@ def test_a_learning_rate_beside_a_schedule_that_is_relative_to_it():
         ({"optim": "stable_adamw", "optim_args": "kahan_sum=False"}, "any text is true to transformers"),
         ({"optim": "schedule_free_adamw", "warmup_steps": 0.5}, "is handed to schedulefree as it is"),
         ({"optim": "sgd", "optim_args": "momentu=0.9"}, "optim_args.momentu: has no effect with sgd"),
-        ({"max_grad_norm": 1.0}, "max_grad_norm: is not mapped: it clips gradients"),
+        ({}, "max_grad_norm: is not given: gradients are clipped to a norm of 1"),
     ],
 )
 def test_what_is_odd_is_noted(fields, note):

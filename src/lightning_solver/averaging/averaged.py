@@ -36,11 +36,14 @@ class Averaged:
     Attributes:
         average: What is averaged, and how.
         count: How many steps and updates there were.
+        latest_share: The share of the weights in the latest update since this was made; ``None`` before there was one,
+            and of the first, which copies.
     """
 
     def __init__(self, average: Average, tensors: Mapping[str, Tensor], run: RunLength, where: str = "average") -> None:
         self.average, self.where = average, where
         self.count = Count()
+        self.latest_share: float | None = None
         self._weights: dict[str, Tensor] = {}
         self._values: list[Tensor] = []
         self._shares = average.lay(run, where)
@@ -110,6 +113,7 @@ class Averaged:
             self._stale = True  # copied when somebody looks
             return
         self._stale = False
+        self.latest_share = share if self.count.updates > 1 or self.average.first == "blend" else None
         self._move(share)
 
     def conclude(self) -> None:
@@ -117,6 +121,7 @@ class Averaged:
         share = self._shares.conclude(self.count)
         if share:
             self._stale = False
+            self.latest_share = share
             self._move(share)
 
     def settle(self) -> None:

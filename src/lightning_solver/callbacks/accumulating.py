@@ -7,16 +7,17 @@ number is set so that it steps where a window of ours ends, and the losses are s
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from lightning_solver.accumulation import Accumulates, Accumulation, Windows
 from lightning_solver.callbacks.order import arrange
@@ -34,25 +35,33 @@ class _Window:
     """The batches of one step.
 
     Args:
+        epoch: The number of their epoch (0-based).
         begin: The first of them, by its number in the epoch (0-based).
         size: How many they were to be.
         end: The batch after the last one.
         expected: By how many batches the gradients are divided at first.
+        own: Whether Lightning's own counting does not give this window.
         held: How many batches have given gradients.
         weight: What these count, where batches do not count equally.
+        stepped: Whether its gradients were handed to the optimiser.
+        aside: Parameters and their gradients, while these must not be seen.
     """
 
+    epoch: int
     begin: int
     size: int
     end: int
     expected: int
+    own: bool
     held: int = 0
     weight: Any = 0.0
+    stepped: bool = False
+    aside: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @property
-    def aligned(self) -> bool:
-        """Whether Lightning's own counting gives this window."""
-        return self.begin % self.size == 0
+    def open(self) -> bool:
+        """Whether it holds gradients that have led to no step."""
+        return self.held > 0 and not self.stepped
 
 
 class Accumulating(Accumulates, Callback):
@@ -70,87 +79,110 @@ class Accumulating(Accumulates, Callback):
         self._windows = Windows("st", (), ())
         self._window: _Window | None = None
         self._weigh: Callable[[Any], Any] | None = None
+        self._unit: float | None = None
         self._batch: Any = None
+        self._gave = False
         self._restored: dict[str, Any] | None = None
-
-    @property
-    def where(self) -> str:
-        """The path of the setting, for error messages."""
-        return "accumulate"
+        self._found: int | None = None
 
     @abstractmethod
     def accumulation(self, module: Any) -> Accumulation | None:
         """How it accumulates for a module; ``None`` if it does not."""
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
-        """Callbacks act in the order in which they have to."""
+        """Callbacks act in the order in which they have to; the Trainer is told the first number already here.
+
+        With it ``trainer.estimated_stepping_batches`` is right in ``configure_optimizers`` where the number never
+        changes, and Lightning's learning-rate finder accumulates too.
+        """
         trainer.callbacks = arrange(trainer.callbacks)
+        how = self.accumulation(pl_module) if stage == "fit" else None
+        if how is not None and how.first is not None and self._found is None and trainer.accumulate_grad_batches == 1:
+            self._found, trainer.accumulate_grad_batches = 1, how.first
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what would accumulate beside it."""
-        self._how, self._window = self.accumulation(pl_module), None
+        self._how, self._window, self._unit = self.accumulation(pl_module), None, None
         if self._how is not None:
             self._refuse(trainer, pl_module)
             self._weigh = _weigher(pl_module, self._how.weigh_by, self.where)
+            self._found = 1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The windows of this run; one that a checkpoint was written in goes on."""
+        restored, self._restored = self._restored, None
         if self._how is None:
-            self._restored = None
+            if restored is not None and restored.get("held"):
+                what = "the checkpoint was written in mid-window, and gradients are not accumulated any more"
+                report(f"{what}: {_lost(restored)} are lost")
             return
         self._windows = accumulation_windows(trainer, samples_per_batch(trainer))
         if self._windows.within_epochs and _batches(trainer) is None:
             do = "give points in whole epochs, or in steps"
             what = "a point within an epoch needs its length, which is not known"
-            raise SolverError(self.where, what, got=str(self._how.batches), do=do)
-        self._resume(trainer, pl_module)
+            raise SolverError(self.where, what, got=self._how.describe(), do=do)
+        if self._windows.constant != 1 and any(isinstance(one, LBFGS) for one in trainer.optimizers):
+            do = "take another optimiser, or larger batches"
+            raise SolverError(self.where, "LBFGS evaluates a batch several times, and only the last one", do=do)
+        if restored is not None:
+            self._unit = restored.get("unit")
+            if "begin" in restored:
+                self._resume(trainer, pl_module, restored)
+        self._tell(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let the loop step after the last batch of a window, and nowhere else."""
         if self._how is None:
             return
+        self._gave = False
         self._batch = batch if self._weigh is not None else None
         window = self._window
-        if window is None or batch_idx >= window.end or batch_idx < window.begin:
-            window = self._window = self._begin(trainer, batch_idx)
-            if not window.aligned:
-                for optimizer in trainer.optimizers:  # what Lightning does only where it would begin one
-                    optimizer.zero_grad()
+        if window is None or window.epoch != trainer.current_epoch or batch_idx >= window.end:
+            window = self._window = self._begin(trainer, pl_module, batch_idx)
         if trainer.is_last_batch:  # which a loader without a length tells only now
             window.end = batch_idx + 1
-        last = batch_idx == window.end - 1
-        if window.aligned:
-            trainer.accumulate_grad_batches = window.size
+        if window.own:
+            trainer.accumulate_grad_batches = batch_idx + (1 if batch_idx == window.end - 1 else 2)
         else:
-            trainer.accumulate_grad_batches = batch_idx + (1 if last else 2)
+            trainer.accumulate_grad_batches = window.size
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Scale the loss, which Lightning has divided by its number, to the window."""
         window = self._window
         if self._how is None or window is None:
             return
+        if window.stepped:  # the optimiser evaluates the batch once more
+            window.held, window.weight, window.stepped = 0, 0.0, False
         factor: Any = 1.0
         if trainer.accumulate_grad_batches != window.expected:
             factor = trainer.accumulate_grad_batches / window.expected
         if self._weigh is not None:
             weight = self._weigh(self._batch)
+            if self._unit is None:
+                self._unit = _unit(weight, trainer, pl_module.device)
+            weight = weight / (self._unit or 1.0)
             window.weight = window.weight + weight
             factor = factor * weight
         window.held += 1
+        self._gave = True
         if isinstance(factor, Tensor) or factor != 1.0:
             loss.mul_(factor)  # recorded, so that the gradients are scaled
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """The window is over: bring its gradients to the mean over what it really held."""
         window = self._window
-        if self._how is None or window is None or window.held == 0:
+        if self._how is None or window is None or not window.open:
+            return
+        if not self._gave and getattr(trainer.precision_plugin, "scaler", None) is not None:
+            # With a loss scaler Lightning makes no step after a batch without a loss; the next window takes them in.
+            window.aside = _put_aside(optimizer)
             return
         factor: Any = None
         if self._weigh is not None:
             factor = _mean_factor(window, trainer, pl_module.device)
         elif window.held != window.expected:  # batches without a loss, or fewer than the loader seemed to have
             factor = torch.tensor(window.expected / window.held, device=pl_module.device)
-        window.held, window.weight = 0, 0.0
+        window.stepped = True
         if factor is not None:
             _scale(optimizer, factor)
 
@@ -161,35 +193,34 @@ class Accumulating(Accumulates, Callback):
         self._batch = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The Trainer is left as it was found."""
-        if self._how is not None:
-            trainer.accumulate_grad_batches = 1
+        """Say what was gathered for nothing; the Trainer is left as it was found."""
+        if self._how is not None and self._window is not None and self._window.open:
+            report(f"the gradients of the last {_count(self._window.held)} led to no step: the run ended in mid-window")
+        self._leave(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As at the end of training."""
-        self.on_train_end(trainer, pl_module)
+        """The Trainer is left as it was found."""
+        self._leave(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The Trainer is left as it was found, also where a Tuner has ended the run before it began."""
+        self._leave(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Say in which window it was written, with its gradients if that was asked for; a collective call then."""
         window = self._window
-        if self._how is None or window is None or window.held == 0:
+        if self._how is None:
             return
-        saved: dict[str, Any] = {"begin": window.begin, "size": window.size, "end": window.end, "held": window.held}
-        if self._how.keep_gradients:
-            own = {
-                "weight": float(window.weight),
-                "gradients": {
-                    own_name(name): local(parameter.grad).cpu().clone()
-                    for name, parameter in pl_module.named_parameters()
-                    if parameter.grad is not None
-                },
-            }
-            states: list[Any] = [own]
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                states = [None] * torch.distributed.get_world_size()
-                torch.distributed.all_gather_object(states, own)
-            saved |= {"expected": window.expected, "states": states}
-        checkpoint[_KEY] = saved
+        saved: dict[str, Any] = {} if self._unit is None else {"unit": self._unit}
+        ready, done = _progress(trainer)
+        if window is not None and (window.open or window.begin < done < window.end):
+            broken = self._gave and ready > done  # in a batch that has to be done again
+            saved |= {name: getattr(window, name) for name in ("epoch", "begin", "size", "end", "own", "expected")}
+            saved["held"] = window.held - (1 if broken else 0)
+            if self._how.keep_gradients:
+                saved["states"] = _gather(None if broken else _state(window, pl_module))
+        if saved:
+            checkpoint[_KEY] = saved
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the window until training starts."""
@@ -198,50 +229,83 @@ class Accumulating(Accumulates, Callback):
 
     # ------------------------------------------------------------------ not for users
 
-    def _begin(self, trainer: Trainer, batch_idx: int) -> _Window:
-        batches = _batches(trainer)
-        size = self._windows.size_at(trainer.global_step, trainer.current_epoch, batch_idx, batches)
-        end = batch_idx + size
-        if batches is not None:
-            end = min(end, batches)
-        return _Window(batch_idx, size, end, end - batch_idx)
+    def _begin(self, trainer: Trainer, module: LightningModule, batch_idx: int) -> _Window:
+        """A new window; one whose step never came goes on in it."""
+        batches, epoch, last = _batches(trainer), trainer.current_epoch, self._window
+        size = self._windows.size_at(trainer.global_step, epoch, batch_idx, batches)
+        end = batch_idx + size if batches is None else min(batch_idx + size, batches)
+        window = _Window(epoch, batch_idx, size, end, end - batch_idx, own=batch_idx % size != 0)
+        if last is not None and last.open and last.epoch == epoch:
+            for parameter, gradient in last.aside:
+                parameter.grad = gradient
+            window.own, window.expected, window.held, window.weight = True, last.expected, last.held, last.weight
+            return window
+        if last is not None and last.open:
+            report(f"the gradients of the last {_count(last.held)} of an epoch led to no step: it ended in mid-window")
+        if window.own:  # Lightning does so only where it would begin one
+            _let_go(trainer, module, batch_idx)
+        return window
 
-    def _resume(self, trainer: Trainer, module: LightningModule) -> None:
-        restored, self._restored = self._restored, None
-        if restored is None:
-            return
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        if not restored["begin"] < done < restored["end"]:
-            return
-        window = _Window(restored["begin"], restored["size"], restored["end"], restored["end"] - done)
-        lost = f"the gradients of {restored['held']} of its {restored['end'] - restored['begin']} batches"
-        rest = f"its next step is made of the other {window.expected}"
-        states = restored.get("states")
-        if states is None:
-            report(f"the checkpoint was written in mid-window without {lost}: {rest}")
-        elif len(states) != trainer.world_size:
-            got = f"{len(states)} processes then, {trainer.world_size} now"
-            report(f"the checkpoint was written in mid-window by another number of processes ({got}): {rest}")
-        else:
+    def _resume(self, trainer: Trainer, module: LightningModule, restored: dict[str, Any]) -> None:
+        """Go on with the window of a checkpoint."""
+        _, done = _progress(trainer)
+        states = restored.get("states") or [None]
+        window = _Window(*(restored[name] for name in ("epoch", "begin", "size", "end", "expected", "own")))
+        if None not in states and len(states) == trainer.world_size:
             own = states[trainer.global_rank]
             _give_gradients(module, own["gradients"])
-            window.expected, window.held = restored["expected"], restored["held"]
-            window.weight = own["weight"]
-        self._window = window
+            window.held, window.weight = restored["held"], own["weight"]
+            self._window = window
+            return
+        rest = f"its next step is made of the other {_count(window.end - done)}"
+        if done >= window.end or window.epoch != trainer.current_epoch:
+            rest = "they are lost"
+        else:
+            self._window = window
+        why = f"without {_lost(restored)}"
+        if None not in states:
+            why = f"by another number of processes ({len(states)} then, {trainer.world_size} now)"
+        if restored["held"]:
+            report(f"the checkpoint was written in mid-window {why}: {rest}")
+
+    def _tell(self, trainer: Trainer) -> None:
+        """Give the Trainer a number with which its loop sees how far a window is where training starts or goes on.
+
+        By this number it also decides whether to warn of a loader that begins the epoch anew.
+        """
+        batches, (_, done) = _batches(trainer), _progress(trainer)
+        if not trainer.fit_loop.epoch_loop.restarting or done == 0:
+            numbers = [self._windows.size_at(trainer.global_step, trainer.current_epoch, 0, batches)]
+        elif batches is not None and done >= batches:
+            numbers = [batches]  # between epochs
+        else:
+            stepped = self._window is None
+            numbers = [number for number in range(1, done + 2) if (done % number == 0) == stepped]
+        told = (number for number in numbers if trainer.global_step % math.ceil((batches or number) / number))
+        trainer.accumulate_grad_batches = next(told, numbers[0])
+
+    def _leave(self, trainer: Trainer) -> None:
+        if self._found is not None:
+            trainer.accumulate_grad_batches, self._found = self._found, None
 
     def _refuse(self, trainer: Any, module: LightningModule) -> None:
         others = [one for one in trainer.callbacks if isinstance(one, Accumulates) and one is not self]
         for other in others:
             if other.accumulation(module) is not None:
-                names = " and ".join(sorted({type(self).__name__, type(other).__name__}))
+                names = " and ".join(sorted((type(self).__name__, type(other).__name__)))
                 do = "say it in the solver or by one callback"
                 raise SolverError(self.where, "gradients are accumulated twice", got=names, do=do)
         do = f"leave it out beside {self.where}"
         if any(isinstance(one, GradientAccumulationScheduler) for one in trainer.callbacks):
             raise SolverError("Trainer.callbacks", "gradients are accumulated twice", got=_GAS, do=do)
-        if trainer.accumulate_grad_batches != 1:
+        if self._found is None and trainer.accumulate_grad_batches != 1:
             got = str(trainer.accumulate_grad_batches)
             raise SolverError("Trainer.accumulate_grad_batches", "gradients are accumulated twice", got=got, do=do)
+        swa = [one for one in trainer.callbacks if isinstance(one, StochasticWeightAveraging)]
+        if swa and StochasticWeightAveraging.pl_module_contains_batch_norm(module):
+            what = "accumulates in its own way in an epoch for batch norms, in which no step must be made"
+            do = "use averages of the solver, or callbacks.SWA"
+            raise SolverError("Trainer.callbacks", what, got=type(swa[0]).__name__, do=do)
         if trainer.strategy.handles_gradient_accumulation:
             what, do = "accumulates by itself", f"use the Trainer's accumulate_grad_batches in place of {self.where}"
             raise SolverError("Trainer.strategy", what, got=type(trainer.strategy).__name__, do=do)
@@ -257,6 +321,21 @@ def _batches(trainer: Trainer) -> int | None:
     """Batches of an epoch in this process; ``None`` where the loader does not say."""
     batches = trainer.num_training_batches
     return None if batches == float("inf") else int(batches)
+
+
+def _progress(trainer: Any) -> tuple[int, int]:
+    """Batches of the epoch that have begun, and those that training is done with."""
+    current = trainer.fit_loop.epoch_loop.batch_progress.current
+    return current.ready, current.processed
+
+
+def _count(batches: int) -> str:
+    return f"{batches} batch" if batches == 1 else f"{batches} batches"
+
+
+def _lost(restored: Mapping[str, Any]) -> str:
+    """The gradients that a checkpoint does not hold."""
+    return f"the gradients of {restored['held']} of its {_count(restored['end'] - restored['begin'])}"
 
 
 def _weigher(module: Any, name: str | None, where: str) -> Callable[[Any], Any] | None:
@@ -275,12 +354,24 @@ def _weigher(module: Any, name: str | None, where: str) -> Callable[[Any], Any] 
         value = found(batch) if callable(found) else found
         if isinstance(value, Tensor) and value.numel() == 1:
             return value.detach().to(module.device, torch.float32).reshape(())
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             do = "let it be a number >= 0, or a tensor of one"
             raise SolverError(f"{where}.weigh_by", f"{name} is no weight of a batch", got=repr(value), do=do)
         return float(value)
 
     return weigh
+
+
+def _unit(weight: Any, trainer: Trainer, device: torch.device) -> float | None:
+    """What weights are counted in, so that losses keep their order of magnitude, as fp16 needs; ``None`` yet for 0.
+
+    A power of 2, so that it changes no digit; from the first batch, the same in all processes.
+    """
+    largest = torch.as_tensor(weight, dtype=torch.float32, device=device).clone()
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    value = float(largest)
+    return 2.0 ** round(math.log2(value)) if 0 < value < math.inf else None
 
 
 def _mean_factor(window: _Window, trainer: Trainer, device: torch.device) -> Tensor:
@@ -303,6 +394,42 @@ def _scale(optimizer: Any, factor: Tensor) -> None:
     with torch.no_grad():
         for device, gradients in found.items():
             torch._foreach_mul_(gradients, factor.to(device))
+
+
+def _put_aside(optimizer: Any) -> list[tuple[Tensor, Tensor]]:
+    """Take the gradients of an optimiser away from its parameters."""
+    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"] if tensor.grad is not None]
+    found = [(tensor, tensor.grad) for tensor in tensors]
+    for tensor in tensors:
+        tensor.grad = None
+    return found
+
+
+def _let_go(trainer: Any, module: LightningModule, batch_idx: int) -> None:
+    """Let go of gradients through the hooks that Lightning calls."""
+    for optimizer in trainer.optimizers:
+        for callback in trainer.callbacks:
+            callback.on_before_zero_grad(trainer, module, optimizer)
+        module.on_before_zero_grad(optimizer)
+        module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
+
+
+def _state(window: _Window, module: LightningModule) -> dict[str, Any]:
+    """What this process has gathered in a window."""
+    aside = {id(parameter): gradient for parameter, gradient in window.aside}
+    found = {name: aside.get(id(parameter), parameter.grad) for name, parameter in module.named_parameters()}
+    gradients = {own_name(name): local(grad).cpu().clone() for name, grad in found.items() if grad is not None}
+    return {"weight": float(window.weight), "gradients": gradients}
+
+
+def _gather(own: Any) -> list[Any]:
+    """What each process gives, in the first of them, which writes it; a collective call."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [own]
+    states: list[Any] = [None] * distributed.get_world_size()
+    distributed.gather_object(own, states if distributed.get_rank() == 0 else None)
+    return states
 
 
 def _give_gradients(module: LightningModule, gradients: Mapping[str, Tensor]) -> None:

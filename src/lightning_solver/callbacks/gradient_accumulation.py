@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning_solver.accumulation import Accumulation, Amount
 from lightning_solver.callbacks.accumulating import Accumulating
+from lightning_solver.errors import SolverError
 
 
 class GradientAccumulation(Accumulating):
@@ -15,6 +16,9 @@ class GradientAccumulation(Accumulating):
     full number of batches, and of Lightning's ``GradientAccumulationScheduler``, with which the Trainer counts the
     steps of a run wrongly. Checkpoints in mid-window, validation in mid-window and changes of the number in mid-epoch
     lose nothing.
+
+    ``trainer.estimated_stepping_batches`` is right where the number never changes; where it does, or with ``samples``,
+    ``lightning_solver.run_length.trainer_run_length(trainer).total_steps`` is.
 
     Args:
         batches: The number of batches, or a mapping of points of the run to numbers: ``{0: 1, "5ep": 4}``.
@@ -39,7 +43,10 @@ class GradientAccumulation(Accumulating):
         keep_gradients: bool = False,
     ) -> None:
         super().__init__()
-        self._given = Accumulation(batches, samples, weigh_by, keep_gradients)
+        try:
+            self._given = Accumulation(batches, samples, weigh_by, keep_gradients)
+        except SolverError as error:
+            raise error.moved("Accumulation", self.where) from None
 
     @property
     def where(self) -> str:

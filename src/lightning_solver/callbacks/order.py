@@ -6,38 +6,25 @@ the others stay where the user has put them.
 
 from __future__ import annotations
 
-import graphlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from lightning_solver.plain import FrozenDict
+from lightning.pytorch import Callback
 
+from lightning_solver.accumulation import Accumulates
+from lightning_solver.roles import ROLES, Role, in_order
 
-@dataclass(frozen=True)
-class Role:
-    """What a callback does in a run.
+__all__ = ["ROLES", "STEP_HOOKS", "Role", "arrange", "describe", "role_of"]
 
-    Args:
-        does: It, in a few words.
-        after: The roles that must have acted before it.
-    """
-
-    does: str
-    after: tuple[str, ...] = ()
-
-
-ROLES: Mapping[str, Role] = FrozenDict(
-    guard=Role("holds the run against its plan"),
-    metrics=Role("hands metrics to the schedules that follow them", ("guard",)),
-    accumulate=Role("scales losses, and gradients at the end, to what a window holds", ("guard",)),
-    freeze=Role("drops the gradients of what is frozen", ("guard",)),
-    clip=Role("looks whether gradients are finite, and clips them", ("accumulate", "freeze")),
-    average=Role("takes in the weights that a step has made", ("clip",)),
-    mode=Role("switches optimisers between training and evaluation", ("average",)),
-    monitor=Role("logs what was done", ("metrics", "clip", "average", "mode")),
+STEP_HOOKS = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
 )
-"""Role of a callback, which it names by an attribute ``role``, -> what it does."""
+"""The hooks that Lightning calls around every optimiser step, in the order of a step."""
 
 
 def arrange(callbacks: Sequence[Any]) -> list[Any]:
@@ -47,7 +34,7 @@ def arrange(callbacks: Sequence[Any]) -> list[Any]:
         callbacks: All callbacks of a Trainer.
     """
     places = [index for index, callback in enumerate(callbacks) if role_of(callback) is not None]
-    ranks = {role: rank for rank, role in enumerate(_order())}
+    ranks = {role: rank for rank, role in enumerate(in_order())}
     ours = sorted((callbacks[index] for index in places), key=lambda callback: ranks[role_of(callback) or ""])
     found = [*callbacks]
     for index, callback in zip(places, ours):
@@ -62,28 +49,42 @@ def role_of(callback: Any) -> str | None:
         callback: It.
     """
     role = getattr(callback, "role", None)
-    return role if isinstance(role, str) and role in ROLES else None
+    return role if isinstance(role, str) and role in ROLES and ROLES[role].by_callback else None
 
 
-def describe(callbacks: Iterable[Any]) -> list[str]:
-    """The callbacks in the order in which they act, a line for each with a role.
+def describe(callbacks: Iterable[Any], *, idle: Collection[Any] = (), module: Any = None) -> list[str]:
+    """The callbacks in the order in which they act, a line for each.
 
     Args:
         callbacks: All callbacks of a Trainer.
+        idle: Those of them that have nothing to do in the run.
+        module: The module that is trained, with which there is more to say.
+
+    Example:
+        >>> from lightning_solver.callbacks import EMA, GradientClipping
+        >>> from lightning_solver.clipping import GlobalNorm
+        >>> for line in describe([EMA(0.99), GradientClipping(GlobalNorm(1.0))]):
+        ...     print(line)
+        GradientClipping  looks whether gradients are finite, and clips them
+        EMA               takes in the weights that a step has made
     """
-    found = [(type(callback).__name__, role_of(callback)) for callback in arrange([*callbacks])]
-    width = max((len(name) for name, role in found if role), default=0)
-    return [f"{name:<{width}}  {ROLES[role].does}" for name, role in found if role]
+    found = arrange([*callbacks])
+    width = max((len(type(callback).__name__) for callback in found), default=0)
+    without = {id(callback) for callback in idle}
+    return [f"{type(one).__name__:<{width}}  {_does(one, id(one) in without, module)}" for one in found]
 
 
-def _order() -> list[str]:
-    """The roles, each after those that it needs; otherwise as they are written."""
-    written = [*ROLES]
-    sorter = graphlib.TopologicalSorter({name: role.after for name, role in ROLES.items()})
-    sorter.prepare()
-    found: list[str] = []
-    while sorter.is_active():
-        ready = sorted(sorter.get_ready(), key=written.index)
-        found += ready
-        sorter.done(*ready)
-    return found
+def _does(callback: Any, idle: bool, module: Any) -> str:
+    """What a callback does, as far as it is known here."""
+    role = role_of(callback)
+    if idle:
+        return "has nothing to do in this run"
+    how = callback.accumulation(module) if isinstance(callback, Accumulates) and module is not None else None
+    if how is not None and role is not None:
+        return f"{ROLES[role].does}: {how.describe()}"
+    if role is not None:
+        return ROLES[role].does
+    package = type(callback).__module__.partition(".")[0]
+    whose = {"lightning": "of Lightning", "lightning_solver": "of lightning-solver"}.get(package, "your own")
+    hooks = [hook for hook in STEP_HOOKS if getattr(type(callback), hook, None) is not getattr(Callback, hook)]
+    return whose + (f", in {', '.join(hooks)}" if hooks else ", in no hook of a step")

@@ -18,7 +18,7 @@ from lightning_solver.callbacks.order import arrange
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
-from lightning_solver.parts import Part, batches_per_step, sign, sort_states
+from lightning_solver.parts import Part, batches_per_step, sign, skipped_in, sort_states
 from lightning_solver.plan import Plan
 from lightning_solver.run_length import forget_loader
 from lightning_solver.several import by_name
@@ -41,6 +41,7 @@ class PlanGuard(Callback):
         self._compared = False
         self._idle: set[str] = set()
         self._by_hand: set[str] = set()
+        self._skipped: dict[str, int] = {}
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Callbacks act in the order in which they have to."""
@@ -64,6 +65,10 @@ class PlanGuard(Callback):
             do = "return what super().configure_optimizers() returns, the scheduler too"
             what = "the scheduler of the plan is not among the Trainer's, so that no schedule would be followed"
             raise SolverError(f"{name}.configure_optimizers", what, do=do)
+        for part_name, count in self._skipped.items():
+            if part_name in parts:
+                parts[part_name].skipped = count
+        self._skipped = {}
         runs = pl_module.run_lengths()
         changed = [part for part in parts.values() if _length(runs[part.name]) != _length(part.plan.run)]
         for part in changed:
@@ -72,7 +77,7 @@ class PlanGuard(Callback):
         if changed:
             pl_module.plan_anew(runs)
         for part in parts.values():
-            made = trainer.global_step if pl_module.automatic_optimization else part.scheduler.last_epoch
+            made = trainer.global_step if pl_module.automatic_optimization else part.taken
             if part not in changed and part.plan.run.epochs_known and made > 0:
                 self._compare_epoch(trainer, part, made, pl_module.automatic_optimization)
             # A second fit of one Trainer goes on counting; so does a checkpoint without schedulers.
@@ -111,7 +116,7 @@ class PlanGuard(Callback):
         parts = pl_module.solver_parts
         self._tell_idle(trainer, parts)
         for part in parts.values():
-            made, run = part.scheduler.last_epoch, part.plan.run
+            made, run = part.taken, part.plan.run
             if trainer.current_epoch > 0 or trainer.should_stop or not made or not run.epochs_known:
                 continue
             planned = run.steps_at_epoch(Fraction(1))
@@ -167,6 +172,7 @@ class PlanGuard(Callback):
         """
         if trainer.state.fn != "fit" or getattr(pl_module, "solver", None) is None:
             return
+        self._skipped = skipped_in(checkpoint)
         solver: Any = pl_module.solver
         lost = sort_states(checkpoint, list(by_name(solver)))
         if lost:
@@ -198,7 +204,7 @@ class PlanGuard(Callback):
             if pl_module.automatic_optimization:
                 made, slack = trainer.global_step, 0
             else:
-                made, slack = part.scheduler.last_epoch, _slack(part)
+                made, slack = part.taken, _slack(part)
                 if name in self._by_hand and part.plan.curves and made == 0:
                     how = "call self.lr_schedulers().step() after each step, or use self.solver_turn()"
                     report(f"the schedules{_of(part, parts)} never moved: under manual optimisation {how}")

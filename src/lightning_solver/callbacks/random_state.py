@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
+from lightning_solver.callbacks.order import arrange
 from lightning_solver.errors import SolverError
 
 _KEY = "lightning_solver_random_state"
@@ -32,10 +33,16 @@ class RandomState(Callback):
         >>> trainer = Trainer(callbacks=[RandomState()], logger=False, enable_checkpointing=False)
     """
 
+    role = "random"
+
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
         self._loader_states: list[dict[str, Any]] = []
         self._in_epoch = False
+
+    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
+        """Callbacks act in the order in which they have to."""
+        trainer.callbacks = arrange(trainer.callbacks)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch has begun, none of its batches has been fetched."""

@@ -15,6 +15,11 @@ from lightning_solver.clipping.ways import Clipped, Way, scale_together
 _EPS = 1e-6
 
 
+def _wide(device: torch.device) -> torch.dtype:
+    """The type of what is learnt: the widest that a device has, as small differences of norms count."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class ByPercentile(Way):
     """Gradients are scaled down to a percentile of their norms so far; the latest norms are kept in a ring.
 
@@ -24,19 +29,21 @@ class ByPercentile(Way):
 
     def __init__(self, clip: AutoClip) -> None:
         self._order, self._part = order_of(clip.norm_type), clip.percentile / 100
-        self._norms, self._seen = torch.full((clip.window,), torch.nan), torch.zeros((), dtype=torch.long)
+        self._norms, self._seen = torch.full((clip.window,), torch.nan, dtype=torch.float64), torch.tensor(0)
 
     def clip(self, units: Sequence[Gradients], limit: float | None, *, measure: bool) -> Clipped:
         (unit,) = units
         norm = unit.norm(self._order)
         if self._norms.device != norm.device:
-            self._norms, self._seen = self._norms.to(norm.device), self._seen.to(norm.device)
-        at = (self._seen % len(self._norms)).reshape(1)
-        kept = torch.where(norm.isfinite(), norm.float(), self._norms[at].reshape(()))
-        self._norms.index_copy_(0, at, kept.reshape(1))
-        self._seen = self._seen + norm.isfinite()
+            self._norms = self._norms.to(norm.device, _wide(norm.device))
+            self._seen = self._seen.to(norm.device)
+        at, finite = (self._seen % len(self._norms)).reshape(1), norm.isfinite()
+        seen = norm.to(self._norms.dtype)
+        self._norms.index_copy_(0, at, torch.where(finite, seen, self._norms[at]))
+        self._seen = self._seen + finite
         found = torch.nanquantile(self._norms, self._part)  # places that are not filled yet are nan
-        coefficient = torch.where(found.isnan(), 1.0, torch.clamp(found / (norm + _EPS), max=1.0)).to(norm.dtype)
+        coefficient = torch.clamp(found / (seen + _EPS), max=1.0)
+        coefficient = torch.where(found.isnan() | (found >= seen), 1.0, coefficient).to(norm.dtype)
         scale_together(unit.parts(unit.present()), coefficient)
         return Clipped(norm, norm * coefficient, (coefficient < 1.0).float(), found)
 
@@ -47,7 +54,8 @@ class ByPercentile(Way):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         kept = state["norms"][-len(self._norms) :]
-        self._norms = torch.cat([kept, torch.full((len(self._norms) - len(kept),), torch.nan)])
+        self._norms = torch.full((len(self._norms),), torch.nan, dtype=torch.float64)
+        self._norms[: len(kept)] = kept
         self._seen = torch.tensor(len(kept))
 
 
@@ -60,19 +68,20 @@ class ByDeviation(Way):
 
     def __init__(self, clip: ZClip) -> None:
         self._clip = clip
-        self._seen, self._first = torch.zeros((), dtype=torch.long), torch.zeros(clip.warmup)
-        self._mean, self._variance = torch.zeros(()), torch.zeros(())
+        self._seen, self._first = torch.tensor(0), torch.zeros(clip.warmup, dtype=torch.float64)
+        self._mean, self._variance = torch.zeros(2, dtype=torch.float64).unbind()
 
     def clip(self, units: Sequence[Gradients], limit: float | None, *, measure: bool) -> Clipped:
         (unit,) = units
         norm = unit.norm()
         self._to(norm.device)
-        allowed = self._allowed(norm)
-        self._learn(norm, allowed)
+        seen = norm.to(self._mean.dtype)
+        allowed = self._allowed(seen)
+        self._learn(seen, allowed)
         if limit is not None:
             allowed = torch.clamp(allowed, max=limit)
-        coefficient = torch.clamp(allowed / (norm + _EPS), max=1.0)
-        coefficient = torch.where(norm.isfinite() & (allowed >= norm), 1.0, coefficient).to(norm.dtype)
+        coefficient = torch.clamp(allowed / (seen + _EPS), max=1.0)
+        coefficient = torch.where(seen.isfinite() & (allowed >= seen), 1.0, coefficient).to(norm.dtype)
         scale_together(unit.parts(unit.present()), coefficient)
         return Clipped(norm, norm * coefficient, (coefficient < 1.0).float(), allowed)
 
@@ -89,8 +98,7 @@ class ByDeviation(Way):
         clip, finite = self._clip, norm.isfinite()
         first = self._seen < clip.warmup
         at = self._seen.clamp(max=clip.warmup - 1).reshape(1)
-        kept = torch.where(finite & first, norm.float(), self._first[at].reshape(()))
-        self._first.index_copy_(0, at, kept.reshape(1))
+        self._first.index_copy_(0, at, torch.where(finite & first, norm, self._first[at]))
         mean = clip.decay * self._mean + (1 - clip.decay) * allowed
         variance = clip.decay * self._variance + (1 - clip.decay) * (allowed - mean) ** 2
         ready = self._seen == clip.warmup - 1
@@ -103,9 +111,9 @@ class ByDeviation(Way):
 
     def _to(self, device: torch.device) -> None:
         if self._seen.device != device:
-            names = ("_seen", "_first", "_mean", "_variance")
-            for name in names:
-                setattr(self, name, getattr(self, name).to(device))
+            wide = _wide(device)
+            self._seen, self._first = self._seen.to(device), self._first.to(device, wide)
+            self._mean, self._variance = self._mean.to(device, wide), self._variance.to(device, wide)
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -116,8 +124,10 @@ class ByDeviation(Way):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._seen = torch.tensor(int(state["seen"]))
-        kept = state["first"][: self._clip.warmup]
-        self._first = torch.zeros(self._clip.warmup)
+        warmup, seen = self._clip.warmup, int(state["seen"])
+        learnt = seen >= len(state["first"])  # with another warm-up what was learnt stays, what was not still is to be
+        self._seen = torch.tensor(max(seen, warmup) if learnt else min(seen, warmup - 1))
+        kept = state["first"][:warmup]
+        self._first = torch.zeros(warmup, dtype=torch.float64)
         self._first[: len(kept)] = kept
-        self._mean, self._variance = torch.tensor(state["mean"]), torch.tensor(state["variance"])
+        self._mean, self._variance = torch.tensor([state["mean"], state["variance"]], dtype=torch.float64).unbind()

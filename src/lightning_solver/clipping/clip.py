@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -53,6 +53,8 @@ class Clip(Plain, ABC):
         if self.limit is not None and not self.limit > 0:
             do = "correct it, or leave the clipping out"
             raise SolverError(f"{name}.{self.limited_by}", "must be above 0", got=repr(self.limit), do=do)
+        if self.unless == ():
+            raise self._error("unless", "is empty", got=[], do="leave it out")
         if self.schedule is None:
             return
         if self.limit is None:
@@ -76,20 +78,28 @@ class Clip(Plain, ABC):
             return ()
         return (self.unless,) if isinstance(self.unless, Selector) else tuple(self.unless)
 
-    def curve(self, run: RunLength, where: str = "clip", notes: list[str] | None = None) -> Curve | None:
+    def curve(
+        self,
+        run: RunLength,
+        where: str = "clip",
+        notes: list[str] | None = None,
+        *,
+        beyond: Literal["error", "allow"] = "error",
+    ) -> Curve | None:
         """The limit at each step of a run; ``None`` where nothing moves it.
 
         Args:
             run: The length of the run.
             where: The path of the clipping, for error messages.
             notes: What is odd is added here.
+            beyond: ``allow`` if a phase may reach beyond the run.
 
         Raises:
             SolverError: A schedule that does not fit the run, or that reaches 0.
         """
         if self.schedule is None or self.limit is None:
             return None
-        window = run_window([self.limit], run, f"{where}.schedule", own=self.limit)
+        window = run_window([self.limit], run, f"{where}.schedule", own=self.limit, beyond=beyond)
         curve = lay(self.schedule, window)
         if notes is not None:
             notes.extend(window.notes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,18 +79,44 @@ def make_clipper(clip: Clip, parameters: nn.Module | Iterable[Tensor] | Sequence
     if clip.of is not None or clip.exceptions:
         do = "pass the module in place of its parameters"
         raise SolverError(type(clip).__name__, "has selectors, which need names and layers", do=do)
-    given = [*parameters]
-    groups = [given] if all(isinstance(item, Tensor) for item in given) else [[*group] for group in given]
+    groups = _groups_of(clip, parameters)
     spared = clip.spare_last if isinstance(clip, AGC) else 0
-    if spared:
-        flat = [tensor for group in groups for tensor in group]
-        kept = {id(tensor) for tensor in flat[: max(len(flat) - spared, 0)]}
+    flat = [tensor for group in groups for tensor in group]
+    if spared and flat:
+        kept = {id(tensor) for tensor in flat[:-spared]}
+        if not kept:
+            raise SolverError(
+                "AGC.spare_last", "spares all that is given", got=f"{len(flat)} parameters", do="lower it"
+            )
         groups = [[tensor for tensor in group if id(tensor) in kept] for group in groups]
     return Clipper(clip, groups)
 
 
+def _groups_of(clip: Clip, parameters: Iterable[Tensor] | Sequence[Iterable[Tensor]]) -> list[list[Tensor]]:
+    """Parameters, or groups of them, as groups; a tensor alone is one parameter, not its rows."""
+    given: list[Any] = [parameters] if isinstance(parameters, Tensor) else [*parameters]
+    if all(isinstance(item, Tensor) for item in given):
+        return [given]
+    what = "takes a module, parameters, or lists of parameters"
+    do = "pass optimizer.param_groups as [group['params'] for group in optimizer.param_groups]"
+    groups: list[list[Tensor]] = []
+    for item in given:
+        one = isinstance(item, (Tensor, Mapping)) or not isinstance(item, Iterable)
+        group = [] if one else [*item]
+        if one or not all(isinstance(tensor, Tensor) for tensor in group):
+            raise SolverError(type(clip).__name__, what, got=f"{type(item).__name__} among them", do=do)
+        groups.append(group)
+    return groups
+
+
 def selected(
-    clip: Clip, module: nn.Module, trained: Sequence[Tensor], where: str = "clip", notes: list[str] | None = None
+    clip: Clip,
+    module: nn.Module,
+    trained: Sequence[Tensor],
+    where: str = "clip",
+    *,
+    depths: Callable[[], Depths] | None = None,
+    notes: list[str] | None = None,
 ) -> list[Tensor]:
     """The parameters that a clipping is for, in the order of ``module.named_parameters()``.
 
@@ -98,6 +125,7 @@ def selected(
         module: The module.
         trained: Those of its parameters that may be chosen.
         where: The path of the clipping, for error messages.
+        depths: Gives the depths of parameters, when a selector asks for them; by default as ``depth: auto`` does.
         notes: What is odd is added here.
 
     Raises:
@@ -109,9 +137,8 @@ def selected(
     known = {id(tensor) for tensor in trained}
     inventory = take_inventory(module)
     ours = [parameter for parameter in inventory if id(parameter.tensor) in known]
-    chosen = [
-        parameter.tensor for parameter in _among(clip, module, ours, inventory, where, [] if notes is None else notes)
-    ]
+    given = depths or functools.cache(lambda: find_depths(module, inventory, "auto"))
+    chosen = [parameter.tensor for parameter in _among(clip, ours, given, where, [] if notes is None else notes)]
     if spared:
         last = {id(parameter.tensor) for parameter in inventory[-spared:]}
         chosen = [tensor for tensor in chosen if id(tensor) not in last]
@@ -122,20 +149,8 @@ def selected(
 
 
 def _among(
-    clip: Clip,
-    module: nn.Module,
-    ours: Sequence[Parameter],
-    inventory: Sequence[Parameter],
-    where: str,
-    notes: list[str],
+    clip: Clip, ours: Sequence[Parameter], depths: Callable[[], Depths], where: str, notes: list[str]
 ) -> list[Parameter]:
-    found: list[Depths] = []
-
-    def depths() -> Depths:
-        if not found:
-            found.append(find_depths(module, inventory, "auto"))
-        return found[0]
-
     selection = Selection(ours, first_names=False, depths=depths, notes=notes)
     chosen = selection.found(clip.of, f"{where}.of") if clip.of is not None else set(range(len(ours)))
     many = isinstance(clip.unless, tuple)

@@ -159,7 +159,7 @@ class AGC(Clip):
         return "factor"
 
     def way(self) -> Way:
-        from lightning_solver.clipping.ways import ByUnit
+        from lightning_solver.clipping.units import ByUnit
 
         return ByUnit(self.norm_type, self.eps)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ _HALF = (torch.float16, torch.bfloat16)
 SMALL = 2048
 """Numbers of a tensor up to which, on the CPU, copying it beside others costs less than a call for its norm."""
 TOGETHER = 32_768
-"""Numbers that are copied together: beyond it the sum of squares in float32 loses digits that single norms keep."""
+"""Numbers that are copied together: so few that they are still in the cache when they are summed up."""
+FEW = 64
+"""Numbers that may be summed up one by one in float32, as torch does on the CPU, without a loss of digits."""
 
 
 def order_of(norm_type: float | str) -> float:
@@ -39,7 +41,7 @@ class Gradients:
     """The gradients of some parameters. What does not change from step to step is looked at once.
 
     Args:
-        parameters: The parameters.
+        parameters: The parameters, which stay on the devices on which they are.
 
     Attributes:
         parameters: The parameters.
@@ -49,14 +51,17 @@ class Gradients:
         self.parameters = tuple(parameters)
         alike = {(type(p) in (Parameter, Tensor), p.device, p.dtype) for p in self.parameters}
         self._plain = len(alike) == 1 and next(iter(alike))[0]
+        self._sharded = any(is_sharded(p) for p in self.parameters)
         on_cpu = self._plain and self.parameters[0].device.type == "cpu" and self.parameters[0].dtype is torch.float32
         small = [p for p in self.parameters if p.numel() <= SMALL] if on_cpu else []
         self._batches = _batches(small) if len(small) > 1 else []
         self._large = [p for p in self.parameters if p.numel() > SMALL] if self._batches else list(self.parameters)
+        # the same for all of them, and none is empty, of which there is no greatest number
+        self._at_once = self._plain and all(p.numel() for p in self._large)
 
     def present(self) -> list[Tensor]:
-        """The gradients that are there; sparse ones with each index once."""
-        return _present(self.parameters)
+        """The gradients that are there; sparse ones with each index once, sharded ones summed up."""
+        return self._present(self.parameters)
 
     def parts(self, gradients: list[Tensor]) -> list[list[Tensor]]:
         """The numbers of gradients that this process has, by the device on which they are.
@@ -84,10 +89,17 @@ class Gradients:
                 found += some
             elif some:
                 parts.append(_norm(_flatten_dense_tensors(some), order))  # type: ignore[no-untyped-call]
-        found += _present(self._large)
-        together = [found] if self._plain and found else by_device(found)
-        parts += [tensor_norms(own, order) for own in together]
+        found += self._present(self._large)
+        if found and self._at_once and not any(gradient.is_sparse for gradient in found):
+            parts += _each(found, order)
+        else:
+            parts += [norm for own in by_device(found) for norm in tensor_norms(own, order).unbind()]
         return joint_norm(parts, order) if parts else torch.zeros(())
+
+    def _present(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+        if self._sharded:
+            _sum_up(parameters)
+        return _present(parameters)
 
 
 def _present(parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -98,6 +110,17 @@ def _present(parameters: Sequence[Tensor]) -> list[Tensor]:
                 parameter.grad = parameter.grad.coalesce()
         found = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return found
+
+
+def _sum_up(parameters: Iterable[Tensor]) -> None:
+    """Sum up gradients of which each process has a mere summand; a collective call where there are some."""
+    from torch.distributed.tensor import Replicate
+
+    for parameter in parameters:
+        given: Any = parameter.grad
+        if given is not None and is_sharded(given) and any(placement.is_partial() for placement in given.placements):
+            placements = [Replicate() if placement.is_partial() else placement for placement in given.placements]
+            parameter.grad = given.redistribute(placements=placements)
 
 
 def tensor_norms(gradients: Sequence[Tensor], order: float) -> Tensor:
@@ -114,15 +137,14 @@ def tensor_norms(gradients: Sequence[Tensor], order: float) -> Tensor:
     """
     if all(type(gradient) is Tensor and not gradient.is_sparse for gradient in gradients):
         return _own_norms(gradients, order)
-    given = [_summed(gradient) for gradient in gradients]
-    return over_shards(_own_norms([dense(gradient) for gradient in given], order), given, order)
+    return over_shards(_own_norms([dense(gradient) for gradient in gradients], order), gradients, order)
 
 
 def joint_norm(norms: Sequence[Tensor], order: float) -> Tensor:
     """The norm of all, from the norms of parts that do not overlap.
 
     Args:
-        norms: At least one, of any shapes, on any devices.
+        norms: At least one, of one number each or of several, on any devices.
         order: The order of the norm.
 
     Returns:
@@ -130,37 +152,86 @@ def joint_norm(norms: Sequence[Tensor], order: float) -> Tensor:
     """
     if len(norms) == 1:
         return _norm(norms[0], order)
-    flat = [norm.reshape(-1).to(norms[0].device) for norm in norms]
-    return _norm(torch.cat(flat), order)
+    device = norms[0].device
+    if all(norm.ndim == 0 and norm.device == device for norm in norms):
+        return _norm(torch.stack(list(norms)), order)
+    return _norm(torch.cat([norm.reshape(-1).to(device) for norm in norms]), order)
 
 
 def over_shards(norms: Tensor, gradients: Sequence[Tensor], order: float) -> Tensor:
     """The norms of whole tensors from those of the parts that this process has; a collective call.
 
-    One sum for all tensors that are sharded over one mesh in one way.
+    One sum for all tensors that are spread over the same processes.
 
     Args:
-        norms: Shape (len(gradients), ...).
+        norms: Shape (len(gradients),).
         gradients: Which tensors they are of, sharded or not.
         order: The order of the norms.
     """
-    kinds: dict[tuple[Any, ...], list[int]] = {}
-    for index, gradient in enumerate(gradients):
-        if is_sharded(gradient):
-            given: Any = gradient
-            kinds.setdefault((given.device_mesh, tuple(given.placements)), []).append(index)
-    if not kinds:
+    spread = spread_tensors(gradients)
+    if not spread:
         return norms
     found = norms.clone()
-    greatest = math.isinf(order)
-    for (mesh, placements), indices in kinds.items():
-        part = norms[indices] if greatest else norms[indices] ** order
-        how = torch.distributed.ReduceOp.MAX if greatest else torch.distributed.ReduceOp.SUM
-        for dim, placement in enumerate(placements):
-            if placement.is_shard():
-                torch.distributed.all_reduce(part, how, group=mesh.get_group(dim))
-        found[indices] = part if greatest else part ** (1 / order)
+    for where, indices in spread.items():
+        if len(indices) == len(gradients):
+            return joined(norms, where, order)
+        found[indices] = joined(norms[indices], where, order)
     return found
+
+
+Spread = tuple[Any, tuple[int, ...]]
+"""A mesh of processes and those of its dimensions over which something is spread."""
+
+
+def spread_tensors(
+    tensors: Sequence[Tensor], counts: Callable[[Tensor, int], bool] | None = None
+) -> dict[Spread, list[int]]:
+    """Which tensors are spread over which processes: the indices of those that are.
+
+    Args:
+        tensors: Sharded or not.
+        counts: Whether it counts that a tensor is sharded in a dimension; every one does by default.
+    """
+    found: dict[Spread, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if not is_sharded(tensor):
+            continue
+        given: Any = tensor
+        places = [(at, _sharded_dim(placement, tensor)) for at, placement in enumerate(given.placements)]
+        dims = tuple(at for at, dim in places if dim is not None and (counts is None or counts(tensor, dim)))
+        if dims:
+            found.setdefault((given.device_mesh, dims), []).append(index)
+    return found
+
+
+def _sharded_dim(placement: Any, tensor: Tensor) -> int | None:
+    """The dimension of which a process has a part; ``None`` where it has all.
+
+    The shards of shards of FSDP2 beside tensor parallelism say of themselves that they are none.
+    """
+    if placement.is_replicate() or placement.is_partial():
+        return None
+    dim: int = placement.dim
+    return dim % tensor.ndim
+
+
+def joined(norms: Tensor, where: Spread, order: float) -> Tensor:
+    """The norms of wholes from those of parts, of which each process has one; a collective call.
+
+    Args:
+        norms: Of the parts that this process has.
+        where: Over which processes they are spread.
+        order: The order of the norms; 1 for a sum.
+    """
+    wide, greatest = norms.double(), math.isinf(order)
+    # The greatest is looked for among whole numbers, which have the order of the bits of floats: nan is beyond all
+    # there, where MAX of floats may lose it.
+    part = wide.abs().view(torch.int64) if greatest else wide**order
+    how = torch.distributed.ReduceOp.MAX if greatest else torch.distributed.ReduceOp.SUM
+    mesh, dims = where
+    for dim in dims:
+        torch.distributed.all_reduce(part, how, group=mesh.get_group(dim))
+    return (part.view(torch.float64) if greatest else part ** (1 / order)).to(norms.dtype)
 
 
 def by_device(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
@@ -184,30 +255,29 @@ def _batches(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
     return found
 
 
-def _summed(gradient: Tensor) -> Tensor:
-    """A gradient of which no process has a mere summand."""
-    given: Any = gradient
-    if not is_sharded(gradient) or not any(placement.is_partial() for placement in given.placements):
-        return gradient
-    from torch.distributed.tensor import Replicate
-
-    placements = [Replicate() if placement.is_partial() else placement for placement in given.placements]
-    redistributed: Tensor = given.redistribute(placements=placements)
-    return redistributed
-
-
 def _norm(tensor: Tensor, order: float) -> Tensor:
-    found: Tensor = torch.linalg.vector_norm(tensor, order)
+    """The norm of many numbers together, with the digits that the norms of few would have kept."""
+    found: Tensor
+    if tensor.device.type != "cpu" or tensor.numel() <= FEW or math.isinf(order) or tensor.dtype is torch.float64:
+        found = torch.linalg.vector_norm(tensor, order, dtype=torch.float32 if tensor.dtype in _HALF else None)
+    elif order == 2.0 and tensor.dtype is torch.float32:
+        found = tensor.square().sum().sqrt()  # in pairs, where vector_norm adds one by one
+    else:
+        found = torch.linalg.vector_norm(tensor, order, dtype=torch.float64).float()
     return found
+
+
+def _each(tensors: Sequence[Tensor], order: float) -> list[Tensor]:
+    """The norms of tensors of one type, none of which is empty."""
+    wide = torch.float32 if tensors[0].dtype in _HALF else None
+    return list(torch._foreach_norm(list(tensors), order, dtype=wide))
 
 
 def _own_norms(tensors: Sequence[Tensor], order: float) -> Tensor:
     """The norms of what this process has."""
     dtypes = {tensor.dtype for tensor in tensors}
     if len(dtypes) == 1 and not any(tensor.numel() == 0 for tensor in tensors):  # an empty one has no greatest value
-        (dtype,) = dtypes
-        wide = torch.float32 if dtype in _HALF else None
-        return torch.stack(torch._foreach_norm(list(tensors), order, dtype=wide))
+        return torch.stack(_each(tensors, order))
     wide = torch.float64 if torch.float64 in dtypes else torch.float32
     zero = torch.zeros((), dtype=wide, device=tensors[0].device)
     return torch.stack([torch.linalg.vector_norm(t, order, dtype=wide) if t.numel() else zero for t in tensors])

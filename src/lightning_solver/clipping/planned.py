@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 from lightning_solver.clipping.clip import Clip
 from lightning_solver.clipping.clipper import Clipper, selected
 from lightning_solver.durations import RunLength
+from lightning_solver.rules.depth import Depths
 from lightning_solver.schedules.base import Curve
 
 
@@ -48,6 +50,8 @@ def plan_clips(
     *,
     names: Mapping[int, str],
     where: str = "clip",
+    beyond: Literal["error", "allow"] = "error",
+    depths: Callable[[], Depths] | None = None,
     notes: list[str],
 ) -> tuple[PlannedClip, ...]:
     """The clippings of a plan, in the order in which they act.
@@ -59,6 +63,8 @@ def plan_clips(
         run: The length of the run.
         names: ``id`` of a parameter -> its name.
         where: The path of the clippings, for error messages.
+        beyond: ``allow`` if a phase of a limit may reach beyond the run.
+        depths: Gives the depths of parameters, when a selector asks for them; by default as ``depth: auto`` does.
         notes: What is odd is added here.
 
     Raises:
@@ -67,7 +73,7 @@ def plan_clips(
     found = []
     trained = [tensor for group in groups for tensor in group]
     for clip, path in numbered_clips(clips, where):
-        chosen = {id(tensor) for tensor in selected(clip, module, trained, path, notes)}
+        chosen = {id(tensor) for tensor in selected(clip, module, trained, path, depths=depths, notes=notes)}
         by_group = tuple(tuple(tensor for tensor in group if id(tensor) in chosen) for group in groups)
         found.append(
             PlannedClip(
@@ -75,7 +81,7 @@ def plan_clips(
                 names=tuple(names[id(tensor)] for group in by_group for tensor in group),
                 groups=tuple(group for group in by_group if group),
                 everything=len(chosen) == len(trained),
-                curve=clip.curve(run, path, notes),
+                curve=clip.curve(run, path, notes, beyond=beyond),
             )
         )
     return tuple(found)

@@ -7,9 +7,8 @@ would be made into one again for every tensor that it scales.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +21,9 @@ from lightning_solver.clipping.norms import (
     dense,
     joint_norm,
     order_of,
-    over_shards,
+    spread_tensors,
     tensor_norms,
 )
-from lightning_solver.sharding import is_sharded, local
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,11 @@ class ByNorm(Way):
             if not gradients:
                 continue
             norm = unit.norm(self._order)
+            if norm.device.type == "cpu" and float(norm) + self._eps < limit * (1 - 1e-6):  # beyond doubt
+                before.append(norm)
+                after.append(norm)
+                scaled.append(torch.zeros((), dtype=torch.bool))
+                continue
             coefficient = torch.clamp(limit / (norm + self._eps), max=1.0)
             scale_together(unit.parts(gradients), coefficient)
             before.append(norm)
@@ -143,63 +146,6 @@ class ByValue(Way):
         return Clipped(before, unit.norm() if measure else None, share, limit)
 
 
-class ByUnit(Way):
-    """Each unit is scaled down by the norm of its own weights.
-
-    Args:
-        norm_type: The order of the norms.
-        eps: The least norm of weights that is reckoned with.
-    """
-
-    def __init__(self, norm_type: float | str, eps: float) -> None:
-        self._order, self._eps = order_of(norm_type), eps
-
-    def clip(self, units: Sequence[Gradients], limit: float | None, *, measure: bool) -> Clipped:
-        assert limit is not None
-        (unit,) = units
-        gradients = unit.present()
-        parameters = [parameter for parameter in unit.parameters if parameter.grad is not None]
-        before = unit.norm() if measure else None
-        clipped, counted = [], 0
-        for indices in _alike(gradients):
-            own = [gradients[i] for i in indices]
-            allowed = self._norms([parameters[i].detach() for i in indices]).clamp_(min=self._eps).mul_(limit)
-            coefficients = self._coefficients(allowed, self._norms(own))
-            _scale_units(own, coefficients)
-            if measure:
-                clipped.append((coefficients < 1.0).sum())
-                counted += coefficients.numel()
-        if not measure:
-            return Clipped(limit=limit)
-        share = torch.stack([part.to(clipped[0].device) for part in clipped]).sum() / max(counted, 1)
-        return Clipped(before, unit.norm(), share, limit)
-
-    def _norms(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The norms of all units of some tensors, one after another."""
-        found = []
-        for tensor in tensors:
-            own = local(tensor)
-            if own.is_sparse:
-                own = own.to_dense()
-            wide = torch.float32 if own.dtype in (torch.float16, torch.bfloat16) else None
-            if own.ndim <= 1:
-                norm = torch.linalg.vector_norm(own, self._order, dtype=wide) if own.numel() else own.new_zeros(())
-                found.append(over_shards(norm.reshape(1), [tensor], self._order))
-                continue
-            dims = tuple(range(1, own.ndim))
-            norms = torch.linalg.vector_norm(own, self._order, dims, dtype=wide) if own.numel() else own.new_zeros(0)
-            # Rows that lie in one process have their whole norm there; others are summed up over the processes.
-            inner = is_sharded(tensor) and any(p.is_shard() and p.dim != 0 for p in tensor.placements)  # type: ignore[attr-defined]
-            found.append(_over_columns(norms, tensor, self._order) if inner else norms)
-        return torch.cat(found) if len(found) > 1 else found[0]
-
-    def _coefficients(self, allowed: Tensor, norms: Tensor) -> Tensor:
-        if self._eps:
-            return torch.clamp(allowed / norms.clamp(min=1e-6), max=1.0)
-        # Without a least norm a unit whose weights and gradient are 0 is left as it is.
-        return torch.nan_to_num(allowed / norms, nan=1.0).clamp_(max=1.0)
-
-
 def scale_together(parts: Sequence[list[Tensor]], coefficient: Tensor) -> None:
     """Scale gradients by one coefficient; on the CPU only where it is not 1.
 
@@ -229,50 +175,39 @@ def scale_each(gradients: Sequence[Tensor], coefficients: Tensor) -> None:
             tensor.mul_(coefficient)
 
 
-def _scale_units(gradients: Sequence[Tensor], coefficients: Tensor) -> None:
-    """Scale the units of gradients, whose coefficients lie one after another."""
-    begin = 0
-    on_cpu = coefficients.device.type == "cpu"
-    if on_cpu and float(coefficients.min() if coefficients.numel() else 1.0) == 1.0:
-        return
-    for gradient in gradients:
-        own = local(gradient)
-        count = own.shape[0] if own.ndim > 1 else 1
-        part = coefficients[begin : begin + count]
-        begin += count
-        if on_cpu and part.numel() and float(part.min()) == 1.0:
-            continue
-        if own.is_sparse:
-            rows = part.reshape(-1, *[1] * (own.ndim - 1))
-            values = own._values()
-            values.mul_(rows[own._indices()[0]] if own.ndim > 1 else rows)
-            continue
-        own.mul_(part.reshape(-1, *[1] * (own.ndim - 1)) if own.ndim > 1 else part.reshape(()))
-
-
-def _alike(gradients: Sequence[Tensor]) -> list[list[int]]:
-    """Indices of gradients of one device and type, in order."""
-    found: dict[Any, list[int]] = {}
-    for index, gradient in enumerate(gradients):
-        found.setdefault((gradient.device, gradient.dtype), []).append(index)
-    return list(found.values())
-
-
-def _over_columns(norms: Tensor, tensor: Any, order: float) -> Tensor:
-    """The norms of rows of which this process has a part of the columns only."""
-    part = norms if math.isinf(order) else norms**order
-    how = torch.distributed.ReduceOp.MAX if math.isinf(order) else torch.distributed.ReduceOp.SUM
-    for dim, placement in enumerate(tensor.placements):
-        if placement.is_shard() and placement.dim != 0:
-            torch.distributed.all_reduce(part, how, group=tensor.device_mesh.get_group(dim))
-    return part if math.isinf(order) else part ** (1 / order)
-
-
 def _share_above(gradients: Sequence[Tensor], limit: float) -> Tensor:
     """Which part of all numbers lies beyond a limit, over all shards."""
-    counts, numel = [], 0
-    for gradient in gradients:
-        above = (dense(gradient).abs() > limit).sum().double().reshape(1)
-        counts.append(over_shards(above, [gradient], 1.0).cpu() if is_sharded(gradient) else above)
-        numel += gradient.numel()
-    return torch.cat([count.to(counts[0].device) for count in counts]).sum().float() / max(numel, 1)
+    counts = []
+    for own in by_device(gradients):
+        above = [(dense(gradient).abs() > limit).sum() for gradient in own]
+        counts.append(counted(above, own))
+    return share_of(counts, sum(gradient.numel() for gradient in gradients))
+
+
+def counted(
+    counts: Sequence[Tensor], tensors: Sequence[Tensor], apart: Callable[[Tensor, int], bool] | None = None
+) -> Tensor:
+    """A sum over all shards; a collective call where there are some.
+
+    Args:
+        counts: Of each tensor, what was counted in the part of it that this process has.
+        tensors: The tensors, on one device.
+        apart: Whether processes count apart what lies in different parts of a dimension of a tensor; by default always.
+    """
+    found = torch.stack(list(counts))
+    for (mesh, dims), indices in spread_tensors(tensors, apart).items():
+        part = found[indices]
+        for dim in dims:
+            torch.distributed.all_reduce(part, group=mesh.get_group(dim))
+        found[indices] = part
+    return found.sum()
+
+
+def share_of(counts: Sequence[Tensor], number: int) -> Tensor:
+    """Which part of all was counted.
+
+    Args:
+        counts: What was counted, on any devices.
+        number: How many there are.
+    """
+    return torch.stack([count.to(counts[0].device) for count in counts]).sum().float() / max(number, 1)

@@ -17,6 +17,7 @@ from lightning_solver.rules.heads import find_heads, is_hidden
 from lightning_solver.rules.inventory import Holder, Parameter, Place
 
 _WILD = re.compile(r"[*?\[]")
+_ALLOW = "; or set unmatched: allow"
 
 Matched = tuple[tuple[int, ...], ...]
 """Which rules match each name of a parameter: indices of the rules, in order."""
@@ -100,7 +101,11 @@ class Selection:
             SolverError: A name or class pattern that matches nothing, or selectors that never hold together.
         """
         rule = Rule(**{name: getattr(selector, name) for name in SELECTORS}, frozen=False)
-        return {self.belongs[at] for at in self._together(Source(rule, where), selector, "")}
+        try:
+            return {self.belongs[at] for at in self._together(Source(rule, where), selector, "")}
+        except SolverError as error:  # whose advice is for rules
+            do = (error.do or "").removesuffix(_ALLOW)
+            raise SolverError(error.where, error.what, got=error.got, do=do) from None
 
     def nature(self, parameter: Parameter) -> str:
         """What a parameter is, in a word or two: its kinds, or its number of dimensions."""
@@ -337,4 +342,4 @@ def _near(pattern: str, known: Sequence[str]) -> str:
     if close:
         return f"nearest names: {', '.join(close)}"
     shown = ", ".join(list(dict.fromkeys(known))[:8])
-    return f"names start like: {shown}; or set unmatched: allow"
+    return f"names start like: {shown}{_ALLOW}"

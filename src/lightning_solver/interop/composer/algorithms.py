@@ -1,4 +1,4 @@
-"""The algorithms of a trainer: ``EMA`` and ``SWA``; others are noted."""
+"""The algorithms of a trainer: ``EMA``, ``SWA`` and ``GradientClipping``; others are noted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lightning_solver.averaging import EMA, SWA, Average
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Notes, Settings, length
 from lightning_solver.interop.composer.clock import Clock
+from lightning_solver.interop.composer.gradients import CLIPPING, read_clipping
 from lightning_solver.interop.composer.moments import Moments
 from lightning_solver.interop.composer.times import Time
 from lightning_solver.interop.reading import Call, Name, Unread, read_calls
@@ -19,7 +20,12 @@ AVERAGES: dict[str, tuple[str, ...]] = {
         *("swa_start", "swa_end", "update_interval", "schedule_swa_lr", "anneal_strategy", "anneal_steps", "swa_lr"),
     ),
 }
+"""Those that average: their arguments in order."""
+
+ALGORITHMS = {**AVERAGES, **CLIPPING}
 """The algorithms that are mapped: their arguments in order."""
+
+_BY_KEY = {"ema": "EMA", "swa": "SWA", "gradient_clipping": "GradientClipping"}
 
 _OTHERS = {
     "LayerFreezing": "freezes more and more of the modules in their order, which only the model knows: write rules "
@@ -28,22 +34,26 @@ _OTHERS = {
 }
 
 
-def read_algorithms(config: Any, clock: Clock, notes: Notes) -> dict[str, Average]:
-    """The averages among the algorithms of a trainer, as the field of a spec; every other algorithm is noted.
+def read_algorithms(config: Any, clock: Clock, sharded: bool, notes: Notes) -> dict[str, Any]:
+    """The averages and the clipping among the algorithms of a trainer, as fields of a spec; all others are noted.
 
     Args:
         config: What the trainer is given, of any form.
         clock: The clock of the training.
+        sharded: Whether the trainer shards by the first form of FSDP.
         notes: Takes notes.
 
     Raises:
-        SolverError: What Composer refuses, two of a kind, or something that only a missing fact can tell.
+        SolverError: What Composer refuses, two averages of a kind, or something that only a missing fact can tell.
     """
     found: dict[str, tuple[Call, str]] = {}
+    clipping: list[Settings] = []
     for call, where in _calls(config):
-        if call.name not in AVERAGES:
+        if call.name not in ALGORITHMS:
             what = _OTHERS.get(call.name, "is not part of the solver")
             notes.unmapped("algorithms", f"is not mapped: {call.name} {what}")
+        elif call.name in CLIPPING:
+            clipping.append(_settings(call, where, notes))
         elif call.name in found:
             raise SolverError(where, "is the second of its kind", got=call.name, do="give one")
         else:
@@ -54,27 +64,25 @@ def read_algorithms(config: Any, clock: Clock, notes: Notes) -> dict[str, Averag
         more = {"evaluated": name == "EMA"} if len(found) > 1 else {}
         averages[name.lower()] = (_ema if name == "EMA" else _swa)(settings, clock, more)
         settings.rest()
-    return averages
+    return {"averages": averages, **read_clipping(clipping, sharded)}
 
 
-def is_average(config: Any) -> bool:
-    """Whether a mapping is one of an average, by itself."""
+def is_algorithm(config: Any) -> bool:
+    """Whether a mapping is one of an algorithm that is mapped, by itself."""
     if not isinstance(config, Mapping):
         return False
     names = [str(config[key]).rpartition(".")[2] for key in ("type", "class_path", "_target_") if key in config]
-    return any(name in AVERAGES for name in [*names, *(config if len(config) == 1 else ())])
+    return any(name in ALGORITHMS for name in [*names, *(config if len(config) == 1 else ())])
 
 
 def _calls(config: Any) -> Iterator[tuple[Call, str]]:
     """The algorithms, each with its path."""
     if config is None:
         return
-    if isinstance(config, Mapping) and not is_average(config) and all(_is_arguments(one) for one in config.values()):
+    if isinstance(config, Mapping) and not is_algorithm(config) and all(_is_arguments(one) for one in config.values()):
         for name, arguments in config.items():
-            yield (
-                Call(str(name).upper() if str(name).upper() in AVERAGES else str(name), (), arguments or {}),
-                str(name),
-            )
+            key = str(name)
+            yield Call(_BY_KEY.get(key.lower(), key), (), arguments or {}), key
         return
     several = isinstance(config, (list, tuple))
     for i, one in enumerate(config if several else [config]):
@@ -83,7 +91,7 @@ def _calls(config: Any) -> Iterator[tuple[Call, str]]:
             calls = read_calls(one, where)
         except SolverError:
             calls = [Call(type(one).__name__ if not isinstance(one, Name) else one.text)]
-            if calls[0].name in AVERAGES:
+            if calls[0].name in ALGORITHMS:
                 raise SolverError(where, "is an object", got=calls[0].name, do="give its arguments") from None
         for call in calls:
             yield call, where
@@ -94,7 +102,7 @@ def _is_arguments(value: Any) -> bool:
 
 
 def _settings(call: Call, where: str, notes: Notes) -> Settings:
-    names = AVERAGES[call.name]
+    names = ALGORITHMS[call.name]
     bound = call.bound(names, where)
     for key in [key for key in bound if key not in names]:
         notes.unknown(f"{where}.{key}", key, call.name, names)

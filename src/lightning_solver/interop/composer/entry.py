@@ -12,6 +12,7 @@ from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Imported, Notes, Phases, Settings, imported_spec, single
 from lightning_solver.interop.composer.algorithms import read_algorithms
 from lightning_solver.interop.composer.clock import Clock
+from lightning_solver.interop.composer.gradients import TRAINER, is_sharded, read_microbatches
 from lightning_solver.interop.composer.of_torch import are_of_torch, read_torch
 from lightning_solver.interop.composer.optimizer import KEYS, read_optimizer, script_of, without_optimizers
 from lightning_solver.interop.composer.schedulers import read_schedule
@@ -23,23 +24,23 @@ from lightning_solver.schedules.join import lay
 
 
 def from_composer(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the schedulers, the optimiser and the averages of the weights of a Composer recipe as a spec.
+    """Read the schedulers, the optimiser, the clipping and the averages of the weights of a Composer recipe as a spec.
 
     Args:
         config: Arguments of Composer's ``Trainer``: ``schedulers`` (the text of one constructor call or of a list of
             them, or mappings), ``optimizers`` (the text of a call, a mapping, or an optimiser itself),
-            ``algorithms`` (``EMA`` and ``SWA`` are read), ``max_duration``, ``scale_schedule_ratio``,
-            ``step_schedulers_every_batch``; a config of llm-foundry with ``scheduler``, ``optimizer`` and
-            ``max_duration``; the Python text of a ``Trainer(...)``, of schedulers or of an ``EMA(...)``; or the path of
-            a ``.py``, ``.yaml`` or ``.json`` file with one of these.
+            ``algorithms`` (``EMA``, ``SWA`` and ``GradientClipping`` are read), ``max_duration``,
+            ``scale_schedule_ratio``, ``step_schedulers_every_batch``; a config of llm-foundry with ``scheduler``,
+            ``optimizer`` and ``max_duration``; the Python text of a ``Trainer(...)``, of schedulers or of algorithms;
+            or the path of a ``.py``, ``.yaml`` or ``.json`` file with one of these.
         facts: What the config leaves open: ``iters_per_epoch``, the batches of an epoch, where Composer rounds a length
             to whole batches; ``samples_per_iter``, the samples of a batch, for times in samples; ``total_iters``, the
             batches of the run, or ``epochs``, where ``max_duration`` does not say.
         strict: Whether a key that is not mapped is an error.
 
     Returns:
-        A spec with ``schedules.lr``, the optimiser and rules for its groups where there is one, the averages ``ema``
-        and ``swa`` where there are any, and notes.
+        A spec with ``schedules.lr``, the optimiser and rules for its groups where there is one, the clipping, the
+        averages ``ema`` and ``swa`` where there are any, and notes.
 
     Raises:
         SolverError: What Composer refuses; times in tokens or seconds; schedulers that are functions of the user's own;
@@ -69,17 +70,19 @@ def from_composer(config: Any, *, facts: Mapping[str, Any] | None = None, strict
     named = next((name for name in KEYS if name in settings), KEYS[0])
     optimizer = read_optimizer(settings.take(named), named, script, calls, notes)
     own = {} if optimizer is None else optimizer.settings(notes)
-    averages = read_algorithms(settings.take("algorithms"), clock, notes)
-    settings.rest(why, OTHERS)
+    sharded = is_sharded(settings)
+    read = read_algorithms(settings.take("algorithms"), clock, sharded, notes)
+    read_microbatches(settings, notes)
+    settings.rest(why, [*OTHERS, *TRAINER])
     if not calls:
         if ratio != 1:
             do = "leave it out; the training itself is not scaled without schedulers"
             raise SolverError("scale_schedule_ratio", "has no effect without schedulers", got=repr(ratio), do=do)
         notes.say(key, "there is no scheduler: the learning rate stays as it is")
-        return notes.imported(imported_spec({}, averages=averages, **own), strict)
+        return notes.imported(imported_spec({}, **read, **own), strict)
     clock.explain()
     if are_of_torch(calls, key):
-        return read_torch(calls, clock, bool(every_batch), strict, optimizer, averages)
+        return read_torch(calls, clock, bool(every_batch), strict, optimizer, read)
     several = len(calls) > 1
     if several:
         what = "they do not multiply, whatever the manual says"
@@ -96,7 +99,7 @@ def from_composer(config: Any, *, facts: Mapping[str, Any] | None = None, strict
         what = "the first rate comes from max_duration before it is scaled, which makes a difference here"
         notes.say("scale_schedule_ratio", what)
         phases = (Constant(first, until="1ep" if every_batch is False else 1), Over(single(phases), begin=0))
-    return notes.imported(imported_spec({"lr": phases}, averages=averages, **own), strict)
+    return notes.imported(imported_spec({"lr": phases}, **read, **own), strict)
 
 
 def _looked_up(schedule: Phases, every_batch: bool) -> Phases:

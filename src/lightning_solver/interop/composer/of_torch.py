@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from lightning_solver.averaging import Average
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import FACTS, Imported
 from lightning_solver.interop.composer.clock import Clock
@@ -55,7 +55,7 @@ def read_torch(
     every_batch: bool,
     strict: bool,
     optimizer: Optimizer | None,
-    averages: Mapping[str, Average],
+    more: Mapping[str, Any],
 ) -> Imported:
     """Schedulers of torch, which the trainer steps by the epoch unless told otherwise."""
     from lightning_solver.interop.torch import from_torch
@@ -75,7 +75,7 @@ def read_torch(
         where, _, what = note.partition(": ")
         notes.say(where, what)
     rules = () if optimizer is None else optimizer.rules
-    return notes.imported(read.spec.replace(rules=(*read.spec.rules, *rules), averages=averages), strict)
+    return notes.imported(read.spec.replace(rules=(*read.spec.rules, *rules), **more), strict)
 
 
 def _scaled(call: Call, ratio: float) -> Call:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import refuse_other_peers
-from lightning_solver.interop.composer.algorithms import AVERAGES, is_average
+from lightning_solver.interop.composer.algorithms import ALGORITHMS, is_algorithm
 from lightning_solver.interop.reading import Call, Name, Unread, read_calls
 
 
@@ -18,13 +18,15 @@ def trainer_arguments(config: Any) -> Mapping[str, Any]:
         trainers = [call for call in calls if call.name == "Trainer"]
         if trainers:
             return trainers[0].kwargs
-        schedulers, algorithms = ([call for call in calls if (call.name in AVERAGES) is ours] for ours in (False, True))
+        schedulers, algorithms = (
+            [call for call in calls if (call.name in ALGORITHMS) is ours] for ours in (False, True)
+        )
         return {"schedulers": schedulers, **({"algorithms": algorithms} if algorithms else {})}
     if not isinstance(config, Mapping):
         do = "give a mapping, the text of a call, or the path of a file"
         raise SolverError("config", "is not a Composer recipe", got=repr(config)[:120], do=do)
     refuse_other_peers(config, "from_composer")
-    if is_average(config):
+    if is_algorithm(config):
         return {"algorithms": config}
     bare = config.get("calls")  # of a Python file
     values = [*config.values(), *(bare if isinstance(bare, list) else [])]
@@ -51,17 +53,15 @@ def scheduler_calls(config: Any, where: str) -> list[Call]:
 
 def why(key: str) -> str | None:
     """What to say of an argument that nobody read."""
-    if key == "device_train_microbatch_size":
-        return "is not part of the schedules, which count whole batches"
     return "is not part of the schedules" if key in OTHERS else None
 
 
 _ARGUMENTS = """
-    accumulate_train_batch_on_tokens algorithm_passes algorithms auto_log_hparams autoresume callbacks
+    algorithm_passes algorithms auto_log_hparams autoresume callbacks
     compile_config console_log_interval console_stream deepspeed_config deterministic_mode device
-    device_eval_batch_size device_train_grad_accum device_train_microbatch_size dist_timeout ddp_sync_strategy
+    device_eval_batch_size dist_timeout ddp_sync_strategy
     eval_dataloader eval_first eval_interval eval_loader eval_subset_num_batches fsdp_config global_seed
-    global_train_batch_size grad_accum load_exclude_algorithms load_ignore_keys load_object_store load_path
+    global_train_batch_size load_exclude_algorithms load_ignore_keys load_object_store load_path
     load_progress_bar load_strict_model_weights load_weights_only log_to_console log_traces loggers max_seq_len
     model optimizer optimizers parallelism_config precision precision_config profiler progress_bar python_log_level
     run_name save_filename save_folder save_ignore_keys save_interval save_latest_filename save_metrics

@@ -18,6 +18,7 @@ from lightning_solver.interop.detectron2.arguments import (
 )
 from lightning_solver.interop.detectron2.averages import read_averages
 from lightning_solver.interop.detectron2.classic import OLD, OLD_ARGUMENTS, read_class
+from lightning_solver.interop.detectron2.clipping import KEY, read_lazy_clipping
 from lightning_solver.interop.detectron2.fvcore import FVCORE, read_scheduler
 from lightning_solver.interop.detectron2.loading import loaded
 from lightning_solver.interop.detectron2.optimizer import PARAMS, has_params, read_optimizer
@@ -28,7 +29,7 @@ from lightning_solver.interop.reading import Call, read_calls
 from lightning_solver.schedules import Schedule
 
 Found = tuple[list[Schedule], dict[str, Any]]
-"""The phases of the schedule, and the fields of the spec that say how the optimiser is made and what is averaged."""
+"""The phases of the schedule, and the fields of the spec: how the optimiser is made, what is clipped and averaged."""
 
 
 def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
@@ -42,7 +43,8 @@ def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, stri
     Of the optimiser it reads the keys of ``SOLVER`` as ``build_optimizer`` does (``builder`` beside ``SOLVER`` says
     which: ``build_optimizer`` of today, ``build_optimizer of 2020``, ``Mask2Former`` or ``Sparse R-CNN``; the projects
     are also told by what ``MODEL`` holds), and ``optimizer`` of a LazyConfig with ``get_default_optimizer_params``,
-    which may also stand beside it. A config without any of these gives a spec without an optimiser.
+    which may also stand beside it. A config without any of these gives a spec without an optimiser. Clipping is
+    ``SOLVER.CLIP_GRADIENTS``, or ``train.clip_grad`` as detrex has it. detectron2 accumulates no gradients.
 
     Args:
         config: A mapping, the path of a YAML (with its ``_BASE_``), JSON or Python file, or the text of a constructor.
@@ -51,7 +53,7 @@ def from_detectron2(config: Any, *, facts: Mapping[str, Any] | None = None, stri
         strict: Whether a key that is not mapped is an error.
 
     Returns:
-        The spec with its schedule, optimiser and average, and what a reader should know.
+        The spec with its schedule, optimiser, clipping and average, and what a reader should know.
 
     Raises:
         SolverError: What detectron2 or fvcore refuse, keys and classes that they do not know, another peer's config,
@@ -104,7 +106,7 @@ class _Reader:
             settings = Settings(data, "", self.notes)
             where = "param_scheduler"
             phases = self._call(only(read_calls(settings.take(where), where), where), where)
-            fields = {**self._optimizer_of(settings, data), **self._averages_of(settings)}
+            fields = {**self._optimizer_of(settings, data), **self._train_of(settings)}
             settings.rest(not_here)
             return phases, fields
         if any(key in data for key in ("type", "class_path", "_target_", "legacy_class")):
@@ -112,7 +114,7 @@ class _Reader:
             if has_params(rest):
                 return [], self._optimizer(rest, None, "config")
             return self._call(only(read_calls(rest, "config"), "config"), "config"), {}
-        if any(key in data for key in (*SCHEDULE_KEYS, *OPTIMIZER_KEYS)):
+        if any(key in data for key in (*SCHEDULE_KEYS, *OPTIMIZER_KEYS, KEY)):
             return read_solver({"SOLVER": data}, self.notes, self.run)
         refuse_other_peers(data, "from_detectron2")
         if "MODEL_EMA" in data:
@@ -122,7 +124,7 @@ class _Reader:
             return [], fields
         if PARAMS in data or has_params(data.get("optimizer")) or _is_lazy(data):
             settings = Settings(data, "", self.notes)
-            fields = {**self._optimizer_of(settings, data), **self._averages_of(settings)}
+            fields = {**self._optimizer_of(settings, data), **self._train_of(settings)}
             settings.rest(not_here)
             return [], fields
         values = [*data.values(), *(data["calls"] if isinstance(data.get("calls"), list) else [])]
@@ -142,8 +144,8 @@ class _Reader:
             settings.needed("optimizer")
         return self._optimizer(data["optimizer"], params, "optimizer")
 
-    def _averages_of(self, settings: Settings) -> dict[str, Any]:
-        """The fields of a LazyConfig's ``train``, of which the average is read."""
+    def _train_of(self, settings: Settings) -> dict[str, Any]:
+        """The fields of a LazyConfig's ``train``, of which the average and detrex's clipping are read."""
         config = settings.take("train")
         if not isinstance(config, Mapping):
             if config is not None:
@@ -151,9 +153,12 @@ class _Reader:
             return {}
         train = Settings(config, "train", self.notes)
         averages = read_averages(train.take("model_ema"), "train.model_ema", None, self.notes)
+        fields: dict[str, Any] = {"averages": averages} if averages else {}
+        if (clip := train.take("clip_grad")) is not None:
+            fields |= read_lazy_clipping(clip, "train.clip_grad", self.notes)
         train.ignore("max_iter")
         train.rest(not_here)
-        return {"averages": averages} if averages else {}
+        return fields
 
     def _optimizer(self, config: Any, params: Any, where: str) -> dict[str, Any]:
         return read_optimizer(config, params, self.notes, self.functions, where)
@@ -177,7 +182,7 @@ class _Reader:
         if isinstance(data.get("train"), Mapping) and "max_iter" in data["train"]:
             total = whole_number(Settings(data["train"], "train", self.notes), "max_iter", None, 1)
         phases = phases_of(scheduler, total, self.run, self.notes, "train.max_iter")
-        fields = {**self._optimizer_of(settings, data), **self._averages_of(settings)}
+        fields = {**self._optimizer_of(settings, data), **self._train_of(settings)}
         settings.rest(not_here)
         return phases, fields
 
@@ -187,9 +192,9 @@ def _is_scheduler(call: Call) -> bool:
 
 
 def _is_lazy(data: Mapping[str, Any]) -> bool:
-    """Whether a config has the ``optimizer`` of a LazyConfig, as it is saved or as all that there is, or an average."""
+    """Whether a config has what a LazyConfig has: ``optimizer``, saved or by itself, an average, or clipping."""
     train = data.get("train")
-    if isinstance(train, Mapping) and "model_ema" in train:
+    if isinstance(train, Mapping) and ("model_ema" in train or "clip_grad" in train):
         return True
     config = data.get("optimizer")
     return isinstance(config, Mapping) and ("_target_" in config or len(data) == 1)

@@ -12,12 +12,13 @@ from lightning_solver.interop.base import Notes, Settings
 from lightning_solver.interop.detectron2.arguments import NOT_HERE, not_here, numbers, whole_number
 from lightning_solver.interop.detectron2.averages import read_averages, take_precise
 from lightning_solver.interop.detectron2.classic import OLD, OLD_ARGUMENTS, read_class
+from lightning_solver.interop.detectron2.clipping import KEY, read_clipping
 from lightning_solver.interop.detectron2.composite import WarmupParam
 from lightning_solver.interop.detectron2.curves import CosineParam
 from lightning_solver.interop.detectron2.scheduler import ParamScheduler
 from lightning_solver.interop.detectron2.shares import phases_of
 from lightning_solver.interop.detectron2.stairs import fixed_gamma, multi_step
-from lightning_solver.interop.detectron2.yacs_optimizer import OPTIMIZER_KEYS, read_yacs_optimizer
+from lightning_solver.interop.detectron2.yacs_optimizer import OPTIMIZER_KEYS, project_of, read_yacs_optimizer
 from lightning_solver.schedules import Schedule
 
 _OLD_KEYS = {
@@ -41,7 +42,7 @@ _KEYS_OF = {
 SCHEDULE_KEYS = tuple(dict.fromkeys([*_COMMON_KEYS, *(key for keys in _KEYS_OF.values() for key in keys)]))
 """The keys that a schedule is made from."""
 
-_OTHER_KEYS = ("CLIP_GRADIENTS", "AMP", "IMS_PER_BATCH", "CHECKPOINT_PERIOD", "REFERENCE_WORLD_SIZE")
+_OTHER_KEYS = ("AMP", "IMS_PER_BATCH", "CHECKPOINT_PERIOD", "REFERENCE_WORLD_SIZE")
 _PET = ("LR_POLICY", "LR_POW", "WARM_UP_ITERS", "WARM_UP_EPOCH", "WARM_UP_METHOD", "WARM_UP_FACTOR", "SCHEDULER")
 
 
@@ -68,12 +69,18 @@ def read_solver(data: Mapping[str, Any], notes: Notes, run: int | None) -> tuple
     whole = Settings(data, "", notes)
     solver = Settings({key: _literal(v) for key, v in whole.take("SOLVER").items()}, "SOLVER", notes)
     legacy = whole.flag("legacy_class", solver.flag("legacy_class", False))
-    fields = read_yacs_optimizer(solver, whole.take("builder", solver.take("builder")), data.get("MODEL"))
+    builder, model = whole.take("builder", solver.take("builder")), data.get("MODEL")
+    fields = read_yacs_optimizer(solver, builder, model)
+    if isinstance(clip := _decoded(solver.take(KEY)), Mapping):
+        clipping = read_clipping(clip, solver.path(KEY), notes, own=project_of(solver, builder, model))
+        fields |= {} if clipping is None else {"clip": clipping}
+    elif clip is not None:
+        Settings(clip, solver.path(KEY), notes)  # says what is wrong
     phases = _solver(solver, legacy, run)
     if solver.number("REFERENCE_WORLD_SIZE", 0):
         what = "detectron2 rescales BASE_LR, MAX_ITER, STEPS and WARMUP_ITERS where another number of workers is used"
         notes.say(solver.path("REFERENCE_WORLD_SIZE"), f"{what}: read for that number of workers")
-    solver.rest(_why_not, (*SCHEDULE_KEYS, *OPTIMIZER_KEYS, *_OTHER_KEYS))
+    solver.rest(_why_not, (*SCHEDULE_KEYS, *OPTIMIZER_KEYS, KEY, *_OTHER_KEYS))
     fields |= read_yacs_averages(whole)
     whole.rest(not_here)
     return phases, fields
@@ -82,8 +89,7 @@ def read_solver(data: Mapping[str, Any], notes: Notes, run: int | None) -> tuple
 def read_yacs_averages(whole: Settings) -> dict[str, Any]:
     """The field ``averages`` of a yacs config, if it has any."""
     config, where = whole.take("MODEL_EMA"), "MODEL_EMA"
-    config = {key: _literal(value) for key, value in config.items()} if isinstance(config, Mapping) else config
-    averages = read_averages(config, where, take_precise(whole), whole.notes)
+    averages = read_averages(_decoded(config), where, take_precise(whole), whole.notes)
     return {"averages": averages} if averages else {}
 
 
@@ -162,7 +168,14 @@ def _literal(value: Any) -> Any:
         return value
 
 
+def _decoded(config: Any) -> Any:
+    """A mapping with its texts taken as yacs takes them."""
+    return {key: _literal(value) for key, value in config.items()} if isinstance(config, Mapping) else config
+
+
 def _why_not(key: str) -> str | None:
+    if key == "AMP":
+        return "the precision belongs to the Trainer: Trainer(precision='16-mixed') where it is enabled"
     return NOT_HERE if key in _OTHER_KEYS else None
 
 

@@ -69,11 +69,23 @@ def _who(solver: Settings, model: Any) -> str | None:
     """The builder by the marks of the config; ``None`` where a project is not known."""
     if not any(key in solver for key in _OF_PROJECTS):
         return TODAY
+    return project_of(solver, None, model)
+
+
+def project_of(solver: Settings, builder: Any, model: Any) -> str | None:
+    """The project whose functions make the optimiser; ``None`` where that is detectron2, or not known.
+
+    Args:
+        solver: ``SOLVER``.
+        builder: Who builds, where the config says it.
+        model: ``MODEL``, by which projects are told.
+    """
+    if builder is not None:
+        return str(builder) if builder in (MASK_FORMER, SPARSE) else None
     if "WEIGHT_DECAY_EMBED" in solver:
         return MASK_FORMER
-    if isinstance(model, Mapping):
-        return next((who for mark, who in _PROJECTS.items() if mark in model), None)
-    return None
+    marks = _PROJECTS if isinstance(model, Mapping) else {}
+    return next((who for mark, who in marks.items() if mark in model), None)
 
 
 def _today(solver: Settings) -> dict[str, Any]:

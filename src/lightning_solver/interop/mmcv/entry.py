@@ -17,25 +17,27 @@ from lightning_solver.interop.base import (
     refuse_other_peers,
 )
 from lightning_solver.interop.mmcv.averages import read_averages
+from lightning_solver.interop.mmcv.hook import read_hook, read_per_step
 from lightning_solver.interop.mmcv.optimizer import read_optimizer
 from lightning_solver.interop.mmcv.policies import read_schedule
-from lightning_solver.interop.mmcv.run import read_per_step, read_run, to_last_step
+from lightning_solver.interop.mmcv.run import read_run, to_last_step
 from lightning_solver.interop.reading import load_mapping
 
 
 def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the schedules, the optimiser, the parameter groups and the average of an MMCV 1.x config.
+    """Read the schedules, the optimiser, its groups, clipping, accumulation and the average of an MMCV 1.x config.
 
     Args:
         config: A whole config, or the mapping of ``lr_config`` alone; a mapping, the path of a .py (with its
             ``_base_``), .yaml or .json file, or Python text. Read are ``lr_config``, ``momentum_config``,
             ``optimizer`` with its ``paramwise_cfg``, ``auto_scale_lr``, ``runner`` (``total_epochs``, ``total_iters``),
-            how many iterations ``optimizer_config`` accumulates, and of ``custom_hooks`` the ``EMAHook``, MMDetection's
-            ``LinearMomentumEMAHook`` and ``ExpMomentumEMAHook``, and MMClassification's ``PreciseBNHook``.
+            ``optimizer_config`` (``grad_clip``, ``cumulative_iters``), and of ``custom_hooks`` the ``EMAHook``,
+            MMDetection's ``LinearMomentumEMAHook`` and ``ExpMomentumEMAHook``, and MMClassification's
+            ``PreciseBNHook``.
         facts: What the config leaves open. ``epochs``, ``iters_per_epoch``, ``total_batches`` or ``total_iters`` where
-            a policy rounds to whole epochs or iterations; ``runner`` where the config has none and it is not the
-            ``EpochBasedRunner``; ``batches_per_step``; ``samples_per_iter`` for ``PreciseBNHook``. They win over the
-            config.
+            a policy rounds to whole epochs or iterations; ``iters_per_epoch`` where steps of several batches may cross
+            epochs; ``runner`` where the config has none and it is not the ``EpochBasedRunner``; ``batches_per_step``;
+            ``samples_per_iter`` for ``PreciseBNHook``. They win over the config.
         strict: Whether a key that is not mapped is an error, not a note.
 
     Returns:
@@ -67,7 +69,7 @@ def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     if run.last_is_short:
         schedules = {option: to_last_step(phases, run, per_step) for option, phases in schedules.items()}
     schedules = batches_to_steps(schedules, per_step, notes, "optimizer_config")
-    fields = {} if alone else read_optimizer(settings, notes)
+    fields = {} if alone else {**read_optimizer(settings, per_step, notes), **read_hook(settings, run, given)}
     if averages := read_averages(settings, run, per_step, given):
         fields["averages"] = averages
     settings.rest(_KEYS.get, _KEYS)
@@ -77,11 +79,13 @@ def from_mmcv(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
 _OWN = ("lr_config", "momentum_config", "optimizer_config")
 _OTHERS = """
     checkpoint_config cudnn_benchmark custom_imports data data_root dataset_type device dist_params
-    evaluation find_unused_parameters fp16 gpu_ids img_norm_cfg load_from log_config log_level model mp_start_method
+    evaluation find_unused_parameters gpu_ids img_norm_cfg load_from log_config log_level model mp_start_method
     opencv_num_threads resume_from seed test_cfg test_pipeline train_cfg train_pipeline work_dir workflow
 """
 _KEYS = {
-    **dict.fromkeys((*_OWN, "optimizer", "auto_scale_lr", "runner", "total_epochs", "total_iters", "custom_hooks")),
+    **dict.fromkeys(
+        (*_OWN, "optimizer", "auto_scale_lr", "runner", "total_epochs", "total_iters", "custom_hooks", "fp16")
+    ),
     **dict.fromkeys(_OTHERS.split(), "is not part of the schedules"),
     "paramwise_cfg": "is read where it stands in optimizer",
     "_base_": "is followed only where the config is given as the path of its file",

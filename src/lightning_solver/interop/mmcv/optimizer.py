@@ -11,10 +11,19 @@ from lightning_solver.interop.openmmlab.constructors import read_groups
 from lightning_solver.interop.openmmlab.optimizer import read_base, side_by_side
 
 
-def read_optimizer(settings: Settings, notes: Notes) -> dict[str, Any]:
-    """What ``optimizer`` and ``auto_scale_lr`` of a config make of a spec: field -> value."""
+def read_optimizer(settings: Settings, per_step: Any, notes: Notes) -> dict[str, Any]:
+    """What ``optimizer`` and ``auto_scale_lr`` of a config make of a spec: field -> value.
+
+    Args:
+        settings: The whole config.
+        per_step: How many batches make an optimiser step.
+        notes: Takes what is odd.
+
+    Raises:
+        SolverError: What MMCV refuses.
+    """
     config = settings.take("optimizer")
-    fields = read_scaling(settings)
+    fields = read_scaling(settings, int(per_step) if per_step == int(per_step) else 1)
     if config is None:
         return fields
     if not isinstance(config, Mapping):

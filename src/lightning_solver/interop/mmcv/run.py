@@ -36,29 +36,6 @@ class Run:
         return share in (0, 1) or (known is not None and (share * known).denominator == 1)
 
 
-def read_per_step(settings: Settings, facts: Facts) -> Any:
-    """How many batches make an optimiser step."""
-    config = settings.take("optimizer_config")
-    per_step = facts.get("batches_per_step")
-    if config is None:
-        return per_step or 1
-    hook = Settings(config, "optimizer_config", settings.notes)
-    kind = str(hook.take("type", "OptimizerHook"))
-    said = [(key, hook.number(key)) for key in ("cumulative_iters", "update_interval") if key in hook]
-    for key, value in said:
-        if kind in ("OptimizerHook", "Fp16OptimizerHook"):
-            do = "use type='GradientCumulativeOptimizerHook'"
-            raise SolverError(hook.path(key), f"{kind} accumulates no gradients", got=repr(value), do=do)
-        if not isinstance(value, int) or value < 1:
-            raise SolverError(hook.path(key), "must be a whole number >= 1", got=repr(value), do="correct it")
-        if per_step not in (None, value):
-            got = f"{value}, and facts.batches_per_step {per_step}"
-            raise SolverError(hook.path(key), "contradicts the facts", got=got, do="leave one of them out")
-    hook.ignore("_delete_")
-    hook.rest(lambda key: f"{key} is not part of the schedules")
-    return said[-1][1] if said else per_step or 1
-
-
 def read_run(settings: Settings, facts: Facts, per_step: Any, notes: Notes) -> Run:
     """What the runner's settings and the facts say of the run."""
     runner = Settings(settings.take("runner") or {}, "runner", notes)

@@ -17,26 +17,29 @@ from lightning_solver.interop.base import (
 )
 from lightning_solver.interop.mmengine.averages import CLASSES, read_averages
 from lightning_solver.interop.mmengine.optimizer import read_optimizer
-from lightning_solver.interop.mmengine.run import read_per_step, read_run
+from lightning_solver.interop.mmengine.run import accumulated, read_per_step, read_run
 from lightning_solver.interop.mmengine.schedulers import read_schedulers
 from lightning_solver.interop.mmengine.together import schedule_of
+from lightning_solver.interop.openmmlab.accumulating import read_windows
 from lightning_solver.interop.reading import Call, load, read_python
 
 
 def from_mmengine(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the schedules, the optimiser, the parameter groups and the averages of an MMEngine config.
+    """Read the schedules, the optimiser, its groups, clipping, accumulation and the averages of an MMEngine config.
 
     Args:
         config: A whole config, or ``param_scheduler`` alone: one scheduler or a list of them; a mapping, the path of a
             .py (with its ``_base_``), .yaml or .json file, or Python text. Read are ``param_scheduler``, ``train_cfg``,
-            ``optim_wrapper`` (its optimiser, ``paramwise_cfg``, ``constructor``, ``accumulative_counts``),
-            ``auto_scale_lr``, and of the hooks ``EMAHook`` and MMPretrain's ``PreciseBNHook``. ``average`` in place of
-            these is the constructor call of an average, such as ``ExponentialMovingAverage(model, momentum=0.1)``.
+            ``optim_wrapper`` (its optimiser, ``paramwise_cfg``, ``constructor``, ``clip_grad``,
+            ``accumulative_counts``), ``auto_scale_lr``, and of the hooks ``EMAHook`` and MMPretrain's
+            ``PreciseBNHook``. ``average`` in place of these is the constructor call of an average, such as
+            ``ExponentialMovingAverage(model, momentum=0.1)``.
         facts: What the config leaves open. ``epochs``, ``iters_per_epoch``, ``total_batches`` or ``total_iters`` are
-            needed only where a scheduler cannot be written without them, and make the spec simpler elsewhere;
-            ``train_loop`` (``by_epoch`` or ``by_iter``) where there is no ``train_cfg``; ``batches_per_step``;
-            ``samples_per_iter`` for ``PreciseBNHook``. A run that they say is longer or shorter than the config's
-            ``train_cfg`` is the one that is written.
+            needed only where a scheduler cannot be written without them, and make the spec simpler elsewhere; with
+            ``iters_per_epoch`` it is known whether steps of several batches cross epochs; ``train_loop`` (``by_epoch``
+            or ``by_iter``) where there is no ``train_cfg``; ``batches_per_step``; ``samples_per_iter`` for
+            ``PreciseBNHook``. A run that they say is longer or shorter than the config's ``train_cfg`` is the one that
+            is written.
         strict: Whether a key that is not mapped is an error, not a note.
 
     Returns:
@@ -71,6 +74,8 @@ def from_mmengine(config: Any, *, facts: Mapping[str, Any] | None = None, strict
     for option in dict.fromkeys(reader.option for reader in readers):
         schedules[option] = schedule_of([reader for reader in readers if reader.option == option], per_step)
     fields = {} if alone else read_optimizer(settings, per_step, notes)
+    if (said := accumulated(settings)) is not None:
+        fields |= read_windows(per_step, said, "MMEngine", (run.per_epoch, run.batches), notes)
     if averages := read_averages(settings, run, per_step, given):
         fields["averages"] = averages
     settings.rest(_why, _KEYS)

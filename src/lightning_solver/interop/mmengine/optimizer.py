@@ -7,16 +7,18 @@ from typing import Any
 
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Notes, Settings
+from lightning_solver.interop.clip_arguments import read_norm, read_value
 from lightning_solver.interop.mmcv.optimizer import read_scaling
 from lightning_solver.interop.openmmlab.constructors import read_groups
 from lightning_solver.interop.openmmlab.optimizer import read_base
+from lightning_solver.interop.openmmlab.precision import trainer_words
 from lightning_solver.interop.reading import Name
 
 _WRAPPERS = ("OptimWrapper", "AmpOptimWrapper", "ApexOptimWrapper")
 
 
 def read_optimizer(settings: Settings, per_step: Any, notes: Notes) -> dict[str, Any]:
-    """What ``optim_wrapper`` and ``auto_scale_lr`` of a config make of a spec: field -> value.
+    """What ``optim_wrapper`` and ``auto_scale_lr`` of a config make of a spec, but accumulation: field -> value.
 
     Args:
         settings: The whole config.
@@ -44,15 +46,23 @@ def read_optimizer(settings: Settings, per_step: Any, notes: Notes) -> dict[str,
     data = Settings(inner, wrapper.path("optimizer"), notes)
     base = read_base(data, inner, "MMEngine")
     groups = read_groups(constructor, paramwise, base, "optim_wrapper", notes)
+    clip = wrapper.take("clip_grad")
+    if clip is not None:
+        fields |= _clipping(Settings(clip, wrapper.path("clip_grad"), notes))
     wrapper.ignore("accumulative_counts", "_delete_", "_scope_")
-    wrapper.rest(_KEYS.get, _KEYS)
+    wrapper.rest(known=_KEYS)
     fields |= {"optimizer": base.spec, "rules": groups.rules, "tied": "first"}
     if groups.layer_decay is not None:
         fields |= {"layer_decay": groups.layer_decay, "depth": groups.depth}
     return fields
 
 
-_KEYS = {"clip_grad": "clipping is not part of the optimiser and its groups"}
+_KEYS = ("type", "optimizer", "accumulative_counts", "clip_grad", "paramwise_cfg", "constructor", "loss_scale", "dtype")
+
+
+def _clipping(data: Settings) -> dict[str, Any]:
+    """What ``clip_grad`` makes of a spec; it goes over the parameters of the optimiser, as here."""
+    return read_value(data) if data.choice("type", ("norm", "value"), "norm") == "value" else read_norm(data)
 
 
 def several(config: Any) -> bool:
@@ -67,15 +77,16 @@ def _precision(wrapper: Settings, notes: Notes) -> None:
     kind = wrapper.take("type", "OptimWrapper")
     name = kind.text if isinstance(kind, Name) else kind if isinstance(kind, str) else getattr(kind, "__name__", "")
     name = name.rpartition(".")[2]
-    dtype, scale = wrapper.take("dtype"), wrapper.take("loss_scale", "dynamic")
-    wrapper.ignore("use_fsdp")
     if name == "AmpOptimWrapper":
-        bfloat = str(dtype.text if isinstance(dtype, Name) else dtype).endswith("bfloat16")
-        words = "Trainer(precision='bf16-mixed')" if bfloat else "Trainer(precision='16-mixed')"
-        if scale != "dynamic":
-            scaler = f"torch.amp.GradScaler for loss_scale {scale!r}"
-            words = f"Trainer(plugins=MixedPrecision('16-mixed', 'cuda', scaler=...)) with a {scaler}"
-        notes.unmapped(wrapper.path("type"), f"the precision belongs to the Trainer: {words}")
+        dtype, scale = wrapper.take("dtype"), wrapper.take("loss_scale", "dynamic")
+        wrapper.ignore("use_fsdp")
+        half = str(dtype.text if isinstance(dtype, Name) else dtype).rpartition(".")[2]
+        words = trainer_words(scale, wrapper.path("loss_scale"))
+        if half == "bfloat16":
+            words = "the precision belongs to the Trainer: Trainer(precision='bf16-mixed')"
+        elif half in ("float32", "float64"):
+            words = f"casts to {half}: the Trainer's precision '32-true' needs no scale of the loss"
+        notes.unmapped(wrapper.path("type"), words)
     elif name == "ApexOptimWrapper":
         notes.unmapped(wrapper.path("type"), "apex is gone: Trainer(precision='16-mixed') is torch's own")
     elif name not in _WRAPPERS:

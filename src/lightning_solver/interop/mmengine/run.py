@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -79,6 +80,9 @@ class Run:
     def text(self, point: Point) -> int | str:
         """A point as a duration."""
         point = self.told(point) if self.last_is_short else point
+        if self.last_is_short and self.batches == self.per_epoch and self.per_epoch is not None:
+            # The one epoch of the run is no whole number of full steps, by which its length would be taken.
+            point = Point(batches=point.epochs * self.per_epoch + point.batches)
         terms = [(min(point.runs, Fraction(1)) * 100, "%"), ((point.runs - 1) * 100 if point.runs > 1 else 0, "%")]
         terms += [(point.epochs, "ep"), (point.batches, "st")]
         terms = sorted((term for term in terms if term[0]), key=lambda term: term[0] < 0)
@@ -121,7 +125,11 @@ def read_per_step(settings: Settings, facts: Facts) -> Any:
         if len(counts) > 1:
             do = "import them one by one"
             raise SolverError("optim_wrapper", "accumulates differently by optimiser", got=str(sorted(counts)), do=do)
-        return fact or counts.pop()
+        (count,) = counts
+        if any("accumulative_counts" in value for value in inner.values()) and fact not in (None, count):
+            got = f"{count}, and facts.batches_per_step {fact}"
+            raise SolverError("optim_wrapper", "contradicts the facts", got=got, do="leave one of them out")
+        return fact or count
     wrapper = Settings(config, "optim_wrapper", settings.notes)
     count = wrapper.number("accumulative_counts")
     if count is not None and (count != int(count) or count < 1):
@@ -132,6 +140,22 @@ def read_per_step(settings: Settings, facts: Facts) -> Any:
         do = "leave one of them out"
         raise SolverError(wrapper.path("accumulative_counts"), "contradicts the facts", got=got, do=do)
     return (fact or 1) if count is None else int(count)
+
+
+def accumulated(settings: Settings) -> str | None:
+    """The path of the number of batches that make a step, where a config gives it.
+
+    Args:
+        settings: The whole config.
+    """
+    config = settings.take("optim_wrapper")
+    if not isinstance(config, Mapping):
+        return None
+    if several(config):
+        inner = [str(key) for key, value in config.items() if isinstance(value, Mapping)]
+        given = [key for key in inner if "accumulative_counts" in config[key]]
+        return f"optim_wrapper.{given[0]}.accumulative_counts" if given else None
+    return "optim_wrapper.accumulative_counts" if config.get("accumulative_counts") is not None else None
 
 
 _LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop")
@@ -177,7 +201,9 @@ def read_run(settings: Settings, facts: Facts, per_step: Any, notes: Notes) -> R
         got = f"{told} {'epochs' if by_epochs else 'iterations'}"
         notes.say(loop.path(key), f"the facts say {got}: the schedules are those of {said}, and then stay as they are")
     elif said is not None:
-        trainer = f"Trainer(max_epochs={said})" if by_epochs else f"Trainer(max_steps={said})"
+        trainer = (
+            f"Trainer(max_epochs={said})" if by_epochs else f"Trainer(max_steps={math.ceil(said / exact(per_step))})"
+        )
         notes.say(loop.path(key), f"the schedules are made for a run of this length: {trainer}")
     short = batches is not None and batches % exact(per_step) != 0
     return Run(by_epochs, epochs, batches, per_epoch, ends, short)

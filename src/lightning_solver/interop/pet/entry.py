@@ -16,13 +16,14 @@ from lightning_solver.interop.base import (
     imported_spec,
     refuse_other_peers,
 )
+from lightning_solver.interop.detectron2.clipping import KEY
 from lightning_solver.interop.pet.forms import FLAT, NESTED, read_flat, read_nested
 from lightning_solver.interop.pet.optimizer import BUILDERS, FLAT_OPTIMIZER, NESTED_OPTIMIZER, read_optimizer
 from lightning_solver.interop.reading import load_mapping
 
 
 def from_pet(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the optimiser and the learning rate schedule of a Pet config.
+    """Read the optimiser, the clipping and the learning rate schedule of a Pet config.
 
     The scheduler is taken as newly made: its argument ``start_iter`` is 0. It moves with every iteration, also where
     lengths are in epochs.
@@ -30,8 +31,8 @@ def from_pet(config: Any, *, facts: Mapping[str, Any] | None = None, strict: boo
     Args:
         config: A whole config with ``SOLVER``, or the mapping ``SOLVER``, ``SCHEDULER`` or ``OPTIMIZER`` itself; a
             mapping, the path of a .yaml, .json or .py file, or Python text. Read are ``SCHEDULER`` (``POLICY``,
-            ``TOTAL_EPOCHS``, ...) and ``OPTIMIZER`` (``TYPE``, ``BASE_LR``, ...), or the flat names of earlier
-            releases (``LR_POLICY``, ``MAX_ITER``, ``MAX_EPOCHS``, ``WARM_UP_EPOCH``, ``OPTIMIZER: SGD``,
+            ``TOTAL_EPOCHS``, ...) and ``OPTIMIZER`` (``TYPE``, ``BASE_LR``, ``CLIP_GRADIENTS``, ...), or the flat names
+            of earlier releases (``LR_POLICY``, ``MAX_ITER``, ``MAX_EPOCHS``, ``WARM_UP_EPOCH``, ``OPTIMIZER: SGD``,
             ``BASE_LR``, ...). ``builder: QANet`` or ``builder: Pet`` beside ``SOLVER`` says which rules made the
             parameter groups, where the keys do not.
         facts: ``total_iters`` (or ``epochs``) and ``iters_per_epoch``, only where the run is not as long as the config
@@ -64,7 +65,7 @@ def from_pet(config: Any, *, facts: Mapping[str, Any] | None = None, strict: boo
     builder = _builder(outer, whole)
     phases = _schedule(outer, given, notes)
     fields = _optimizer(outer, builder)
-    if phases is None and not fields:
+    if phases is None and not fields and not _says_clipping(outer):
         names = [str(key) for key in solver]
         do = f"rename {near[0]}" if (near := nearest("SCHEDULER", names)) else "give SOLVER.SCHEDULER"
         raise SolverError(outer.path("SCHEDULER"), "is missing", got=f"keys {', '.join(names) or '(none)'}", do=do)
@@ -103,6 +104,12 @@ def _optimizer(outer: Settings, builder: str | None) -> dict[str, Any]:
     return read_optimizer(outer, "TYPE" if "TYPE" in outer else "OPTIMIZER", builder)
 
 
+def _says_clipping(outer: Settings) -> bool:
+    """Whether there is clipping to read, though it may be turned off."""
+    inner = outer.take("OPTIMIZER")
+    return KEY in outer or (isinstance(inner, Mapping) and KEY in inner)
+
+
 def _beside(key: str, outer: Settings) -> str | None:
     """Why a key is not read that another form of the same has in its place."""
     if key in FLAT and "SCHEDULER" in outer:
@@ -114,7 +121,7 @@ def _beside(key: str, outer: Settings) -> str | None:
 
 def _why(key: str) -> str | None:
     others = (
-        *("LR_MULTIPLE", "CLIP_GRADIENTS", "AMP", "SNAPSHOT_EPOCHS", "SNAPSHOT_ITERS"),
+        *("LR_MULTIPLE", "AMP", "SNAPSHOT_EPOCHS", "SNAPSHOT_ITERS"),
         *("MODEL", "DATA", "DATALOADER", "TRAIN", "TEST", "MISC", "VIS", "DATASETS"),
     )
     return "is not part of the schedules" if key in others else None
@@ -133,7 +140,9 @@ def _decoded(data: Any) -> Any:
         return data
     result = dict(data)
     for key, value in result.items():
-        if isinstance(value, str):
+        if isinstance(value, Mapping):
+            result[key] = _decoded(value)
+        elif isinstance(value, str):
             try:
                 result[key] = ast.literal_eval(value)
             except (ValueError, SyntaxError):

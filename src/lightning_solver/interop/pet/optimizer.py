@@ -7,6 +7,8 @@ from typing import Any
 
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Settings
+from lightning_solver.interop.clip_arguments import read_limit
+from lightning_solver.interop.detectron2.clipping import KEY, TYPES, make
 from lightning_solver.interop.detectron2.groups import NORMS, called, norm_rule
 from lightning_solver.optimizer_spec import OptimizerSpec
 from lightning_solver.rule import Rule, Selector
@@ -27,10 +29,13 @@ _OF_BOTH = {
 _LATER = ("BACKBONE_LR_FACTOR", "BACKBONE_WEIGHT_DECAY_FACTOR", "WEIGHT_DECAY_EMBED")
 _BEFORE = ("BIAS_DOUBLE_LR", "BIAS_WEIGHT_DECAY", "WEIGHT_DECAY_GN")
 
-NESTED_OPTIMIZER = ("TYPE", *_OF_BOTH, *_LATER, "CLIP_GRADIENTS")
+NESTED_OPTIMIZER = ("TYPE", *_OF_BOTH, *_LATER, KEY)
 """The keys of ``SOLVER.OPTIMIZER``."""
-FLAT_OPTIMIZER = ("OPTIMIZER", *_OF_BOTH, *_LATER)
+FLAT_OPTIMIZER = ("OPTIMIZER", *_OF_BOTH, *_LATER, KEY)
 """The keys of earlier releases."""
+
+_CLIP_DEFAULTS = {"CLIP_TYPE": "value", "CLIP_VALUE": 1.0, "NORM_TYPE": 2.0}
+_CLIP_KEYS = ("ENABLED", *_CLIP_DEFAULTS)
 
 _CLASSES = {"SGD": "SGD", "ADAMW": "AdamW", "ADAM": "Adam", "RMSPROP": "RMSprop"}
 
@@ -54,14 +59,17 @@ def read_optimizer(settings: Settings, key: str, builder: str | None) -> dict[st
             settings.ignore(name)
             settings.notes.unmapped(settings.path(name), what)
         return {}
-    if not given:
+    clips = KEY in settings
+    if not given and not clips:
         return {}
     who = builder or _who(settings, key)
     kind = str(settings.choice(key, _CLASSES if who == PET else ("SGD", "RMSPROP", "ADAM"), "SGD"))
-    _check_clipping(settings, kind, who)
+    clipping = _clipping(settings, kind, who) if clips else {}
+    if not given:
+        return clipping
     values = _values(settings, key, who)
     if kind == "ADAM":
-        return _adam(settings, key, values, who)
+        return {**_adam(settings, key, values, who), **clipping}
     args = {"lr": values["BASE_LR"], "weight_decay": values["WEIGHT_DECAY"]}
     if kind == "ADAMW":
         if "MOMENTUM" in settings:
@@ -69,12 +77,12 @@ def read_optimizer(settings: Settings, key: str, builder: str | None) -> dict[st
     else:
         args["momentum"] = values["MOMENTUM"]
     rules = _rules(settings, values) if who == PET else _earlier_rules(settings, values)
-    return {"optimizer": OptimizerSpec(_CLASSES[kind], args), "rules": tuple(rules), "tied": "first"}
+    return {"optimizer": OptimizerSpec(_CLASSES[kind], args), "rules": tuple(rules), "tied": "first", **clipping}
 
 
 def _who(settings: Settings, key: str) -> str:
     """Pet's rules, or those of its earlier releases, which only flat names without any later key may mean."""
-    marks = [name for name in (*_LATER, "CLIP_GRADIENTS") if name in settings]
+    marks = [name for name in (*_LATER, KEY) if name in settings]
     if key == "TYPE" or marks or settings.take(key) == "ADAMW":
         return PET
     what = (
@@ -85,13 +93,34 @@ def _who(settings: Settings, key: str) -> str:
     return QANET
 
 
-def _check_clipping(settings: Settings, kind: str, who: str) -> None:
-    clip = settings.take("CLIP_GRADIENTS")
-    if isinstance(clip, Mapping) and clip.get("ENABLED") and who == PET and kind not in ("SGD", "ADAMW"):
+def _clipping(settings: Settings, kind: str, who: str) -> dict[str, Any]:
+    """The field of a clipping, where there is one.
+
+    Of every type it does nothing with a limit of 0 or less, and the order of the norm holds for ``full_model`` too.
+    """
+    config, where = settings.take(KEY), settings.path(KEY)
+    if config is None:
+        return {}
+    data = Settings(config, where, settings.notes)
+    data.ignore(*_CLIP_KEYS)
+    if who == QANET:
+        settings.notes.say(where, "is not read by earlier releases (QANet)")
+        return {}
+    data.rest(known=_CLIP_KEYS)
+    if not data.flag("ENABLED", False):
+        return {}
+    if kind not in ("SGD", "ADAMW"):
         do = "turn it off, or take SGD or ADAMW"
-        raise SolverError(settings.path("CLIP_GRADIENTS"), "is for SGD and ADAMW only in Pet", got=kind, do=do)
-    if "CLIP_GRADIENTS" in settings:
-        settings.notes.unmapped(settings.path("CLIP_GRADIENTS"))
+        raise SolverError(where, "is for SGD and ADAMW only in Pet", got=kind, do=do)
+    missing = [f"{name} {default}" for name, default in _CLIP_DEFAULTS.items() if name not in data]
+    if missing:
+        data.notes.say(where, f"not all is given; read as in detectron2: {', '.join(missing)}")
+    if data.number("CLIP_VALUE", 1.0) <= 0:
+        data.notes.say(data.path("CLIP_VALUE"), "is not above 0: Pet clips nothing then")
+        return {}
+    limit = read_limit(data, "CLIP_VALUE", 1.0)
+    type_ = data.choice("CLIP_TYPE", TYPES, "value")
+    return {} if limit is None else {"clip": make(type_, limit, data)}
 
 
 def _values(settings: Settings, key: str, who: str) -> dict[str, float]:

@@ -9,18 +9,19 @@ from typing import Any
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Imported, Notes, Phases, imported_spec
 from lightning_solver.interop.reading import Call, load
-from lightning_solver.interop.timm import averages
+from lightning_solver.interop.timm import averages, gradients
 from lightning_solver.interop.timm.arguments import CLASSES
 from lightning_solver.interop.timm.classes import of_class
 from lightning_solver.interop.timm.factory import of_factory, rest_of_script
 from lightning_solver.interop.timm.forms import read_config, says_arguments, says_schedule
 from lightning_solver.interop.timm.script import OPTIMIZER, of_script
 from lightning_solver.interop.timm.split import split
+from lightning_solver.interop.torch.script import text_of
 from lightning_solver.rule import Rule
 
 
 def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read a recipe of timm 1.0 as a spec: its optimiser, groups of parameters, schedule and average, or some of these.
+    """Read a recipe of timm 1.0 as a spec: optimiser, groups of parameters, schedule, average and clipping, or some.
 
     Args:
         config: Of the schedule, one of: ``{"create_scheduler_v2": {...}}``, its keywords alone, or the text of the
@@ -30,8 +31,9 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
             ``{"param_groups_layer_decay": {...}, "optimizer": {"type": "AdamW", ...}}`` or its text,
             ``AdamW(param_groups_layer_decay(model), lr=1e-3)``. Of the average of the weights, likewise: ``{"average":
             "ModelEmaV3(model, decay=0.9998)", "update": "update(model, step=num_updates)"}``, a class by ``type``, or
-            the text. Of all: the arguments of ``train.py`` by name, with dashes or underscores, or the ``args.yaml``
-            that it wrote. Or the path of a ``.yaml``, ``.json`` or ``.py`` file with one of these.
+            the text. Of clipping: ``{"clip": "dispatch_clip_grad(parameters, 1.0)"}``, or such a call wherever it
+            stands in a text. Of all: the arguments of ``train.py`` by name, with dashes or underscores, or the
+            ``args.yaml`` that it wrote. Or the path of a ``.yaml``, ``.json`` or ``.py`` file with one of these.
         facts: What the config leaves open: ``epochs`` or ``total_iters`` where the run is not as long as timm would
             make it, ``iters_per_epoch`` where a length in updates is rounded, ``base_lr`` where a group's rate may lie
             below ``min_lr``, ``lr_scale`` for ``sched="none"``, ``metrics`` by name for a plateau.
@@ -53,27 +55,28 @@ def from_timm(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bo
     """
     notes = Notes()
     known = Facts(facts, notes)
-    average, rest = averages.take_average(load(config), notes)
-    own: dict[str, Any] = {} if average is None else {"averages": {"ema": average}}
-    if average is not None and rest is None:
+    own, rest = gradients.take_gradients(load(config), text_of(config), notes)
+    average, rest = averages.take_average(rest, notes)
+    own |= {} if average is None else {"averages": {"ema": average}}
+    if rest is None and config is not None:
         return notes.imported(imported_spec({}, **own), strict)
     parts = split(rest, notes)
     fields, phases, scheduled = parts.optimizer, None, False
-    if average is not None and fields is None and not (says_schedule(parts.rest) or says_arguments(parts.rest)):
+    if own and fields is None and not (says_schedule(parts.rest) or says_arguments(parts.rest)):
         fields = own
     if fields is None or says_schedule(parts.rest):
         fields, phases, scheduled = _read(parts.rest, fields, known, notes)
     elif isinstance(parts.rest, Mapping):
         for key, value in parts.rest.items():
             if not isinstance(value, Call):
-                notes.unmapped(str(key), "is not part of the optimiser, the schedules or the averages")
+                notes.unmapped(str(key), "is not part of the optimiser, the schedules, the averages or the clipping")
     if fields is not None and fields.get("depth") and not scheduled:
         what = "timm's own schedulers multiply by lr_scale, others leave it without effect; here the rates contain it"
         notes.say("layer_decay", what)
     named = known.get("no_weight_decay")
     if fields is not None and named is not None:
         fields = {**fields, "rules": _by_name(fields.get("rules", ()), named)}
-    fields = {**own, **(fields or {})}
+    fields = own if fields is own else gradients.joined(own, fields or {})
     return notes.imported(imported_spec({} if phases is None else {"lr": phases}, **fields), strict)
 
 
@@ -97,7 +100,7 @@ def _by_name(rules: Sequence[Rule], names: Any) -> tuple[Rule, ...]:
 def _read(
     config: Any, fields: dict[str, Any] | None, facts: Facts, notes: Notes
 ) -> tuple[dict[str, Any] | None, Phases | None, bool]:
-    """The schedule and, of the script's arguments, the optimiser and average; and whether there is a schedule."""
+    """The schedule and, of the script's arguments, all else that they say; and whether there is a schedule."""
     name, settings = read_config(config, notes)
     if name == "train.py":
         if fields is None and any(key in settings for key in OPTIMIZER):
@@ -105,6 +108,9 @@ def _read(
         if any(key in settings for key in averages.SCRIPT):
             average = averages.of_script(settings)
             fields = {**(fields or {}), **({} if average is None else {"averages": {"ema": average}})}
+        if any(key in settings for key in gradients.SCRIPT):
+            fields = {**(fields or {}), **gradients.of_script(settings)}
+            gradients.check_windows(settings, facts)
         if fields is not None and not says_schedule(settings):
             rest_of_script(settings, name)
             return fields, None, False

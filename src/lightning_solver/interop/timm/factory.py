@@ -23,6 +23,8 @@ from lightning_solver.interop.timm.arguments import (
 from lightning_solver.interop.timm.averages import SCRIPT as AVERAGES
 from lightning_solver.interop.timm.clock import Clock
 from lightning_solver.interop.timm.cycles import KINDS, MOST, Curve, curve_parts, read_curve
+from lightning_solver.interop.timm.gradients import SCRIPT as GRADIENTS
+from lightning_solver.interop.timm.gradients import accumulated
 from lightning_solver.interop.timm.jitter import read_jitter
 from lightning_solver.interop.timm.parts import Parts
 from lightning_solver.interop.timm.plateau import monitor_of, plateau_phases
@@ -123,7 +125,7 @@ def _factory_source(form: str, sched: str, settings: Settings, facts: Facts) -> 
         falling = metric == "loss" if form == "train.py" else "loss" in metric
         names, defaults = {**names, "mode": "plateau_mode"}, {**defaults, "mode": "min" if falling else "max"}
 
-    run = Run.of(facts, settings.number("grad_accum_steps") if form == "train.py" else None)
+    run = Run.of(facts, accumulated(settings) if form == "train.py" else None)
     on_updates = settings.flag("sched_on_updates", False) if script else not settings.flag("step_on_epochs", True)
     updates = None if script else settings.number("updates_per_epoch")
     clock, scale = Clock("ep", True, run=run.epochs), 1
@@ -157,14 +159,14 @@ def _unscheduled(facts: Facts, notes: Notes) -> Phases | None:
 
 def rest_of_script(settings: Settings, form: str) -> None:
     """Note what is not mapped: most arguments of the script have nothing to do with optimiser and schedule."""
-    names = [*SHARED, "sched_on_updates", *OPTIMIZER, *AVERAGES]
+    names = [*SHARED, "sched_on_updates", *OPTIMIZER, *AVERAGES, *GRADIENTS]
 
     def why(key: str) -> str:
         close = get_close_matches(key, names, 1, cutoff=0.8)
         return f"is not part of the schedules{f'; did you mean {close[0]}?' if close else ''}"
 
-    for key, nothing in (("lr", None), ("grad_accum_steps", 1)):  # which may have been read
-        mapped = key == "lr" and form == "train.py"
-        if not mapped and settings.take(key) not in (None, nothing):
-            settings.notes.unmapped(settings.path(key), why(key))
+    if form != "train.py":  # where these are no part of it, but may have been read
+        for key, nothing in (("lr", None), ("grad_accum_steps", 1)):
+            if settings.take(key) not in (None, nothing):
+                settings.notes.unmapped(settings.path(key), why(key))
     settings.rest(why)

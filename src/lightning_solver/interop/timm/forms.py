@@ -10,10 +10,11 @@ from lightning_solver.interop.base import Notes, Settings, refuse_other_peers
 from lightning_solver.interop.reading import Call, Name, Unread, read_calls
 from lightning_solver.interop.timm.arguments import ARGUMENTS, CLASSES, FACTORY, SHARED
 from lightning_solver.interop.timm.averages import SCRIPT
+from lightning_solver.interop.timm.gradients import SCRIPT as GRADIENTS
 from lightning_solver.interop.timm.script import MARKS
 
 _FACTORIES = ("create_scheduler_v2", "create_scheduler", "scheduler_kwargs")
-_MARKS = {*ARGUMENTS.values(), "sched_on_updates", "eval_metric", "stop_epoch", "model", *MARKS, *SCRIPT}
+_MARKS = {*ARGUMENTS.values(), "sched_on_updates", "eval_metric", "stop_epoch", "model", *MARKS, *SCRIPT, *GRADIENTS}
 _SCHEDULE = frozenset({*FACTORY, *SHARED, "sched_on_updates"} - {"seed"})
 
 
@@ -30,8 +31,8 @@ def says_schedule(config: Any) -> bool:
 
 
 def says_arguments(config: Any) -> bool:
-    """Whether there are arguments of ``train.py`` about optimiser or average in a config."""
-    return isinstance(config, Mapping) and bool(_names(config) & {*MARKS, *SCRIPT})
+    """Whether there are arguments of ``train.py`` about optimiser, average or clipping in a config."""
+    return isinstance(config, Mapping) and bool(_names(config) & {*MARKS, *SCRIPT, *GRADIENTS})
 
 
 def _names(config: Mapping[str, Any]) -> set[str]:
@@ -109,10 +110,10 @@ def _flat(config: Mapping[str, Any], notes: Notes) -> tuple[str, Settings]:
     """Keywords of the factory, or arguments of the script: told apart by the names that only one of them has."""
     data = _underscored(config, "config")
     ours, theirs = (sorted(set(data) & names) for names in (set(FACTORY) - set(SHARED), _MARKS))
-    if not set(data) & {*_SCHEDULE, *MARKS, *SCRIPT}:
+    if not set(data) & {*_SCHEDULE, *MARKS, *SCRIPT, *GRADIENTS}:
         do = "give the arguments of train.py, {'create_scheduler_v2': {...}}, or a class with its arguments"
         got = ", ".join(map(str, config))[:120] or "nothing"
-        raise SolverError("config", "has nothing of timm's schedules, optimisers or averages", got=got, do=do)
+        raise SolverError("config", "has nothing of timm's schedules, optimisers, averages or clipping", got=got, do=do)
     if ours and theirs:
         do = "give the keywords of create_scheduler_v2, or the arguments of train.py"
         what = "is a keyword of create_scheduler_v2 among arguments of train.py"

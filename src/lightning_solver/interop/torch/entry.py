@@ -18,7 +18,7 @@ from lightning_solver.schedules import PerGroup
 
 
 def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read schedulers, an optimiser and averages of the weights of torch as a spec.
+    """Read schedulers, an optimiser, clipping and averages of the weights of torch as a spec.
 
     Args:
         config: The text of one or more constructor calls (``StepLR(optimizer, 30)``, also with assignments) or of a
@@ -29,6 +29,8 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
             ``scheduler.step(epoch + i / iters)``) or ``swa_start``; a whole configuration of LightningCLI; the path of
             a file that holds one of these. An ``AveragedModel`` is read in any of these forms, in a mapping under
             ``average``; a script also says when it is updated, else it is after every step, or after ``swa_start``.
+            ``clip_grad_norm_`` and ``clip_grad_value_`` are read wherever they stand in a script, in a mapping under
+            ``clip``; of a Trainer ``gradient_clip_val`` and ``accumulate_grad_batches``.
         facts: ``step_on`` (``step`` or ``epoch``), unless the config says when ``step()`` is called or it is
             ``OneCycleLR`` or ``CyclicLR``; ``total_iters`` or ``epochs`` where the run is longer or shorter than the
             schedulers are made for; ``functions`` for lambdas that stand in a text; ``optimizer``; ``base_lr``;
@@ -58,11 +60,12 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
         given.read_text(text, "config")
     else:
         given.read(load(config), "config")
-    if not given.entries and not given.optimizers and not given.averages:
+    if not (given.entries or given.optimizers or given.averages or given.clips or given.accumulated):
         do = "give the text of a constructor call, such as StepLR(optimizer, 30)"
         raise SolverError("config", "has no scheduler or optimiser of torch", got=repr(config)[:120], do=do)
     swa = None if given.swa_start is None else (given.swa_start, _unit(given))
     averages = averages_of(given.averages, given.calls, swa, skipped, notes)
+    gradients = {**given.clips.fields(), **({"accumulate": given.accumulated} if given.accumulated else {})}
     made = _one_optimizer(given.optimizers)
     given.optimizer = made
     groups = _schedules_of_groups(given) if given.entries else []
@@ -72,11 +75,11 @@ def from_torch(config: Any, *, facts: Mapping[str, Any] | None = None, strict: b
         same = all(phases == each[0] for phases in each)
         schedules[option] = each[0] if same else PerGroup(each)
     if made is None:
-        return notes.imported(imported_spec(schedules, averages=averages), strict)
+        return notes.imported(imported_spec(schedules, averages=averages, **gradients), strict)
     own = [option for option, phases in schedules.items() if isinstance(phases, PerGroup)]
     rules = rules_of(made, notes, [{option: group[option] for option in own} for group in groups] if own else ())
     own_fields = {"optimizer": made.spec, "rules": rules, "tied": "first"}
-    return notes.imported(imported_spec(schedules, averages=averages, **own_fields), strict)
+    return notes.imported(imported_spec(schedules, averages=averages, **own_fields, **gradients), strict)
 
 
 def _unit(given: Given) -> str:

@@ -15,6 +15,15 @@ from lightning_solver.interop.base import Facts, Notes, Settings, refuse_other_p
 from lightning_solver.interop.reading import Call, Name, read_calls, read_python
 from lightning_solver.interop.torch.averages import CLASS, average_call
 from lightning_solver.interop.torch.averages import Made as MadeAverage
+from lightning_solver.interop.torch.clipping import (
+    FUNCTIONS,
+    Clips,
+    accumulated_in,
+    add_clip,
+    find_calls,
+    of_trainer,
+    read_any,
+)
 from lightning_solver.interop.torch.instances import instance, is_instance
 from lightning_solver.interop.torch.made import Made
 from lightning_solver.interop.torch.optimizer import OptimizerReader
@@ -58,6 +67,8 @@ class Given:
         self.optimizer: Made | None = None
         self.averages: list[MadeAverage] = []
         self.calls = Calls()
+        self.clips = Clips()
+        self.accumulated: int | None = None
         self._instances: dict[int, Call] = {}
 
     def read(self, config: Any, where: str) -> None:
@@ -92,6 +103,10 @@ class Given:
         self.calls.updates.update(calls.updates)
         self.calls.statistics.update(calls.statistics)
         used = {*calls.names} - {"swa_start", "step_on", "step_call"}
+        for found in find_calls(text, FUNCTIONS):
+            add_clip(self.clips, found, found.call.name, self.notes)
+            used |= found.names
+        accumulated_in(text, self.notes)
         script = read_script(text)
         if script is not None:
             read = [OptimizerReader(self.notes).written(call) for call in script.optimizers]
@@ -136,6 +151,9 @@ class Given:
                 settings.ignore(key)
                 for i, call in enumerate(value):
                     self._statement(call, where if len(value) == 1 else f"{where}[{i}]")
+            elif not text and (key == "clip" or key in FUNCTIONS):
+                settings.ignore(key)
+                self._clip(value if key == "clip" else {key: value}, settings.path(key))
             elif isinstance(value, Call):
                 settings.ignore(key)
                 self._statement(value, settings.path(key) if not text else str(key))
@@ -154,6 +172,10 @@ class Given:
                 settings.ignore(key)
                 self._add_average(average, settings.path(key))
         self._surroundings(settings)
+
+    def _clip(self, config: Any, where: str) -> None:
+        for found in read_any(config, where, FUNCTIONS):
+            add_clip(self.clips, found, where, self.notes)
 
     def _wrapped(self, config: Mapping[str, Any], where: str) -> None:
         """A scheduler as Lightning takes it, once per epoch unless it says otherwise."""
@@ -182,6 +204,8 @@ class Given:
             self._add_average(call, where)
         elif call.name in ("update_parameters", *(made.where for made in self.averages)) or _of_an_average(call):
             pass  # which have been found wherever they stand
+        elif call.name in FUNCTIONS:
+            pass  # likewise
         elif call.name != "step" and _takes_optimizer(call):
             self._add(call, where)  # a scheduler that is not known: an error where it is built
         else:
@@ -198,6 +222,7 @@ class Given:
         if isinstance(trainer, Mapping):
             inner = Settings(trainer, settings.path("trainer"), self.notes)
             self._lengths(inner)
+            self.accumulated = of_trainer(inner, self.clips)
             inner.rest(lambda _: "is not part of the schedules")
         self._lengths(settings)
         settings.rest(lambda key: "is not part of the schedules" if key not in _LIKELY else None, _LIKELY)
@@ -236,7 +261,7 @@ class Given:
             value = self.facts.get(name)
             return None if value is None else exact(value)
 
-        per_step = fact("batches_per_step") or Fraction(1)
+        per_step = fact("batches_per_step") or Fraction(self.accumulated or 1)
         batches, epoch = fact("total_batches"), fact("iters_per_epoch")
         steps = fact("total_iters") or (batches / per_step if batches else None)
         epochs = fact("epochs")

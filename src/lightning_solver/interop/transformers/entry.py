@@ -17,7 +17,7 @@ from lightning_solver.interop.transformers.training_arguments import read_traini
 
 
 def from_transformers(config: Any, *, facts: Mapping[str, Any] | None = None, strict: bool = False) -> Imported:
-    """Read the schedule of a transformers recipe as a spec, and of ``TrainingArguments`` the optimiser too.
+    """Read the schedule of a transformers recipe as a spec, and of ``TrainingArguments`` all that is about steps.
 
     Args:
         config: ``{"TrainingArguments": {...}}``; the fields of ``TrainingArguments`` themselves; ``{"get_scheduler":
@@ -30,8 +30,9 @@ def from_transformers(config: Any, *, facts: Mapping[str, Any] | None = None, st
         strict: Whether a key that is not mapped is an error.
 
     Returns:
-        A spec with ``schedules.lr``, and notes. Of ``TrainingArguments`` it has the optimiser and what is not decayed,
-        unless fields are given without that name and none of them is about the optimiser.
+        A spec with ``schedules.lr``, and notes. Of ``TrainingArguments`` it has the optimiser, what is not decayed and
+        the clipping, which has a default, unless fields are given without that name and none of them is about the
+        optimiser; and the accumulation.
 
     Raises:
         SolverError: What transformers refuses; a schedule of its that follows a metric in both directions

@@ -13,11 +13,13 @@ from lightning_solver.interop.base import Facts, Notes, Settings
 from lightning_solver.interop.reading import Call, Name
 from lightning_solver.interop.transformers.ask import Ask, Run
 from lightning_solver.interop.transformers.fields import own_arguments, scheduler_name
+from lightning_solver.interop.transformers.gradients import FIELDS as GRADIENTS
+from lightning_solver.interop.transformers.gradients import accumulated, read_gradients
 from lightning_solver.interop.transformers.optimizer import FIELDS, read_optimizer
 
 
 def read_training_arguments(call: Call, facts: Facts, notes: Notes) -> Ask:
-    """The schedule that a ``Trainer`` makes of its arguments, and its optimiser."""
+    """The schedule that a ``Trainer`` makes of its arguments, its optimiser, clipping and accumulation."""
     settings = Settings(call.bound(("output_dir",), call.name or "TrainingArguments"), call.name, notes)
     name = scheduler_name(settings, "lr_scheduler_type", "linear")
     own, own_where = own_arguments(settings, "lr_scheduler_kwargs", name, notes)
@@ -45,11 +47,8 @@ def read_training_arguments(call: Call, facts: Facts, notes: Notes) -> Ask:
     monitor = "eval_loss"
     if name == "reduce_lr_on_plateau":
         monitor = _monitor(settings, own.get("mode", "min"), notes)
-    optimizer = read_optimizer(settings, notes)
-    if settings.number("gradient_accumulation_steps", 1, low=1) != 1:
-        what = "the schedules count optimiser steps, not batches; the accumulation itself is not part of them"
-        notes.unmapped(settings.path("gradient_accumulation_steps"), what)
-    settings.rest(_why, [*_OTHERS, *FIELDS, "max_grad_norm"])
+    optimizer = {**read_optimizer(settings, notes), **read_gradients(settings, facts, notes)}
+    settings.rest(_why, [*_OTHERS, *FIELDS, *GRADIENTS])
     arguments = Settings(own, own_where, notes)
     return Ask(name, arguments, own, run, default_lr, need_steps, notes, monitor, optimizer)
 
@@ -70,8 +69,10 @@ def _total_steps(settings: Settings, facts: Facts, notes: Notes) -> tuple[int | 
     notes.say(where, f"the schedule is made for {epochs:g} epochs: Trainer(max_epochs={epochs:g})")
     batches = facts.get("iters_per_epoch")
     if batches is not None:
-        accumulated = settings.number("gradient_accumulation_steps", facts.get("batches_per_step") or 1, low=1)
-        return math.ceil(epochs * max(math.ceil(exact(batches) / exact(accumulated)), 1)), where
+        per_step, _ = accumulated(settings)
+        if per_step == 1:
+            per_step = facts.get("batches_per_step") or 1
+        return math.ceil(epochs * max(math.ceil(exact(batches) / exact(per_step)), 1)), where
     steps = facts.get("total_iters")
     return None if steps is None else int(steps), where
 
@@ -119,14 +120,12 @@ def _monitor(settings: Settings, mode: Any, notes: Notes) -> str:
 
 
 def _why(key: str) -> str | None:
-    if key == "max_grad_norm":
-        return "is not mapped: it clips gradients"
     return "is not part of the schedules" if key in _OTHERS else None
 
 
 _FIELDS = """
-    accelerator_config activation_checkpointing activation_checkpointing_kwargs auto_find_batch_size
-    average_tokens_across_devices batch_eval_metrics bf16 bf16_full_eval data_seed dataloader_drop_last
+    activation_checkpointing activation_checkpointing_kwargs auto_find_batch_size
+    batch_eval_metrics bf16 bf16_full_eval data_seed dataloader_drop_last
     dataloader_in_order dataloader_multiprocessing_context dataloader_num_workers dataloader_persistent_workers
     dataloader_pin_memory dataloader_prefetch_factor ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb
     ddp_find_unused_parameters ddp_static_graph ddp_timeout debug deepspeed disable_tqdm do_eval do_predict do_train
