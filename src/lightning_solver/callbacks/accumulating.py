@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from lightning_solver.accumulation import Accumulates, Accumulation, Windows
-from lightning_solver.callbacks.order import arrange
+from lightning_solver.callbacks.order import take_places
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
 from lightning_solver.rules.inventory import own_name
@@ -95,7 +95,7 @@ class Accumulating(Accumulates, Callback):
         With it ``trainer.estimated_stepping_batches`` is right in ``configure_optimizers`` where the number never
         changes, and Lightning's learning-rate finder accumulates too.
         """
-        trainer.callbacks = arrange(trainer.callbacks)
+        take_places(trainer)
         how = self.accumulation(pl_module) if stage == "fit" else None
         if how is not None and how.first is not None and self._found is None and trainer.accumulate_grad_batches == 1:
             self._found, trainer.accumulate_grad_batches = 1, how.first

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_solver.callbacks.order import arrange
+from lightning_solver.callbacks.order import take_places
 from lightning_solver.clipping.clip import Clip
 from lightning_solver.clipping.clipper import Clipped, Clipper
 from lightning_solver.clipping.nonfinite import NonFinite
@@ -132,7 +132,7 @@ class Clipping(Callback, ABC):
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Callbacks act in the order in which they have to."""
-        trainer.callbacks = arrange(trainer.callbacks)
+        take_places(trainer)
         if stage == "fit":
             self._restored = {}  # of a checkpoint that was tested, say; that of this run is read later
         if stage == "fit" and trainer.global_step == 0:  # another run: it does not go on from the last one

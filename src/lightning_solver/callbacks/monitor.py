@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from lightning_solver.averaging.averaged import Averaged
 from lightning_solver.callbacks.averaging import Averaging
 from lightning_solver.callbacks.clipping import AtWork, Clipping
-from lightning_solver.callbacks.order import arrange
+from lightning_solver.callbacks.order import take_places
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.monitoring.history import KEPT, Histories, History, to_floats
@@ -177,7 +177,7 @@ class SolverMonitor(Callback):
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Callbacks act in the order in which they have to."""
-        trainer.callbacks = arrange(trainer.callbacks)
+        take_places(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
         """Look for what is to be watched."""

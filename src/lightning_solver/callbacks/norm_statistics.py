@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from lightning_solver.averaging.batch_norm import norm_layers
 from lightning_solver.averaging.weight_sets import WeightSets
-from lightning_solver.callbacks.order import arrange
+from lightning_solver.callbacks.order import take_places
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
 from lightning_solver.rules.inventory import own_name
@@ -56,7 +56,7 @@ class SyncNormStatistics(Callback):
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Callbacks act in the order in which they have to."""
         self._moved = False
-        trainer.callbacks = arrange(trainer.callbacks)
+        take_places(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what would make it useless."""

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from lightning_solver.accumulation import Accumulates
 from lightning_solver.roles import ROLES, Role, in_order
 
-__all__ = ["ROLES", "STEP_HOOKS", "Role", "arrange", "describe", "role_of"]
+__all__ = ["ROLES", "STEP_HOOKS", "Role", "arrange", "describe", "role_of", "take_places"]
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -25,6 +25,23 @@ STEP_HOOKS = (
     "on_train_batch_end",
 )
 """The hooks that Lightning calls around every optimiser step, in the order of a step."""
+
+
+def take_places(trainer: Any) -> None:
+    """Put the callbacks of a Trainer in order; called in the ``setup`` of each of ours.
+
+    Hooks of a step in which one of ours does nothing are taken off it: Lightning leaves out what cannot be called, and
+    around every call, also of a hook that does nothing, it spends some three microseconds.
+
+    Args:
+        trainer: The Trainer.
+    """
+    trainer.callbacks = arrange(trainer.callbacks)
+    for callback in trainer.callbacks:
+        if role_of(callback) is not None:
+            for hook in STEP_HOOKS:
+                if getattr(type(callback), hook) is getattr(Callback, hook):
+                    vars(callback)[hook] = None
 
 
 def arrange(callbacks: Sequence[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_solver.callbacks.order import arrange
+from lightning_solver.callbacks.order import take_places
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
@@ -45,7 +45,7 @@ class PlanGuard(Callback):
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Callbacks act in the order in which they have to."""
-        trainer.callbacks = arrange(trainer.callbacks)
+        take_places(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """What was planned is what will be run.

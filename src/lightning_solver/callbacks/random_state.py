@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import CombinedLoader
 
-from lightning_solver.callbacks.order import arrange
+from lightning_solver.callbacks.order import take_places
 from lightning_solver.errors import SolverError
 
 _KEY = "lightning_solver_random_state"
@@ -42,7 +42,7 @@ class RandomState(Callback):
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Callbacks act in the order in which they have to."""
-        trainer.callbacks = arrange(trainer.callbacks)
+        take_places(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """An epoch has begun, none of its batches has been fetched."""

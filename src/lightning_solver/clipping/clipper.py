@@ -52,7 +52,7 @@ class Clipper:
             What was measured; nothing if there is no gradient.
         """
         limit = self.clip.limit if limit is None else limit
-        if all(parameter.grad is None for group in self.groups for parameter in group):
+        if not any(self._units):
             return Clipped(limit=limit)
         return self._way.clip(self._units, limit, measure=measure)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -58,6 +59,11 @@ class Gradients:
         self._large = [p for p in self.parameters if p.numel() > SMALL] if self._batches else list(self.parameters)
         # the same for all of them, and none is empty, of which there is no greatest number
         self._at_once = self._plain and all(p.numel() for p in self._large)
+        self._ordered = [p for batch in self._batches for p in batch] + self._large
+        self._ends = [*itertools.accumulate(map(len, self._batches))]
+
+    def __bool__(self) -> bool:
+        return any(parameter.grad is not None for parameter in self.parameters)
 
     def present(self) -> list[Tensor]:
         """The gradients that are there; sparse ones with each index once, sharded ones summed up."""
@@ -82,7 +88,16 @@ class Gradients:
         Returns:
             A tensor of one number, on the device of the first gradient; 0 where there is none.
         """
-        found, parts = [], []
+        found = [gradient for parameter in self._ordered if (gradient := parameter.grad) is not None]
+        parts: list[Tensor] = []
+        if self._at_once and len(found) == len(self._ordered) and not any(gradient.is_sparse for gradient in found):
+            begin = 0
+            for end in self._ends:
+                parts.append(_norm(_flatten_dense_tensors(found[begin:end]), order))  # type: ignore[no-untyped-call]
+                begin = end
+            parts += _each(found[begin:], order) if begin < len(found) else []
+            return _norm(torch.stack(parts), order)
+        found = []
         for batch in self._batches:
             some = _present(batch)
             if any(gradient.is_sparse for gradient in some):

@@ -83,8 +83,7 @@ class ByNorm(Way):
         assert limit is not None
         before, after, scaled = [], [], []
         for unit in units:
-            gradients = unit.present()
-            if not gradients:
+            if not unit:
                 continue
             norm = unit.norm(self._order)
             if norm.device.type == "cpu" and float(norm) + self._eps < limit * (1 - 1e-6):  # beyond doubt
@@ -93,7 +92,7 @@ class ByNorm(Way):
                 scaled.append(torch.zeros((), dtype=torch.bool))
                 continue
             coefficient = torch.clamp(limit / (norm + self._eps), max=1.0)
-            scale_together(unit.parts(gradients), coefficient)
+            scale_together(unit.parts(unit.present()), coefficient)
             before.append(norm)
             after.append(norm * coefficient)
             scaled.append(coefficient < 1.0)
