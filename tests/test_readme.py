@@ -56,8 +56,8 @@ def test_mixin(folder: Path) -> None:
 
 def test_command_line(folder: Path) -> None:
     commands = re.findall(r"^\$ python (train\.py .*?)\s*(?:#.*)?$", README.read_text(), re.MULTILINE)
-    assert len(commands) == 3
-    plan, fit, resume = (command.split() for command in commands)
+    assert len(commands) == 4
+    plan, fit, resume, look = (command.split() for command in commands)
     shown = run(folder, *plan)
     assert (folder / "plan.png").exists()
     # the table in the README is what is printed
@@ -68,6 +68,10 @@ def test_command_line(folder: Path) -> None:
             assert line.removesuffix("...") in shown
     run(folder, *fit)
     (saved,) = folder.glob("lightning_logs/version_*/checkpoints/*.ckpt")
+    monitored = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=.", "--trainer.callbacks+=SolverMonitor"]
+    run(folder, *fit, *monitored)
+    (log,) = folder.glob("lightning_logs/version_*/metrics.csv")
+    assert "lr of backbone" in run(folder, *look[:-1], str(log))
     saved.rename(folder / "last.ckpt")
     run(folder, *resume)
 
