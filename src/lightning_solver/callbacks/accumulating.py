@@ -409,7 +409,8 @@ def _let_go(trainer: Any, module: LightningModule, batch_idx: int) -> None:
     """Let go of gradients through the hooks that Lightning calls."""
     for optimizer in trainer.optimizers:
         for callback in trainer.callbacks:
-            callback.on_before_zero_grad(trainer, module, optimizer)
+            if callable(callback.on_before_zero_grad):  # order.take_places takes it off those that do nothing in it
+                callback.on_before_zero_grad(trainer, module, optimizer)
         module.on_before_zero_grad(optimizer)
         module.optimizer_zero_grad(trainer.current_epoch, batch_idx, optimizer)
 
