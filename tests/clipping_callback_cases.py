@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_solver import OptimizerSpec, SolverMixin, SolverSpec
 from lightning_solver.callbacks import GradientClipping
-from lightning_solver.callbacks.clipping import AtWork, Clipping
+from lightning_solver.callbacks.clipping import Clipping
+from lightning_solver.clipping.at_work import AtWork
 from small import trainer as quiet_trainer
 
 STEPS = 10  # of an epoch of `data()`

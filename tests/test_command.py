@@ -254,6 +254,9 @@ def test_plan_of_a_block_shows_limits_that_move(folder: Path, capsys: pytest.Cap
     assert main(["plan", "clip.yaml", "--total-steps", "10"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("clip[1]: GlobalNorm (max_norm 2), scheduled\n     2 |*")
+    (folder / "clip.yaml").write_text(yaml.safe_dump({"clip": norm(2.0, schedule=MOVES)}))
+    assert main(["plan", "clip.yaml", "--total-steps", "10"]) == 0
+    assert capsys.readouterr().out.startswith("clip: GlobalNorm (max_norm 2), scheduled\n")
     assert "AutoClip" not in out
 
 

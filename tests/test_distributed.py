@@ -44,7 +44,8 @@ CASES = {
 def test_two_processes(script: str, case: str, tmp_path: Path) -> None:
     here = Path(__file__).parent
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, str(here / script), case, str(tmp_path)],
         env=environment, capture_output=True, text=True, timeout=300, check=False,

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from lightning_solver import Rule, RunLength, SolverError, SolverSpec
-from lightning_solver.clipping import GlobalNorm, Value
+from lightning_solver.clipping import AGC, GlobalNorm, GroupNorm, ParameterNorm, Value
 from lightning_solver.drawing import _figure_class, draw
 from lightning_solver.happened import Beside, Happened, Series
 from lightning_solver.schedules import Constant, Cosine, Linear, Staircase
@@ -277,6 +277,14 @@ def test_gradients_have_a_panel_with_the_limit(tmp_path, drawn):
     assert np.isnan(lines["before clipping"].get_ydata()).tolist() == [False, False, True, True] + [False] * 6
     assert [line.get_label() for line in figure.axes[3].get_lines()] == ["default", "no_decay"]
     assert figure.axes[1].get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("clip", [ParameterNorm(max_norm=1.0), GroupNorm(max_norm=1.0), Value(max_value=0.1), AGC()])
+def test_a_limit_of_something_else_is_not_drawn_beside_the_norm_of_all_gradients(tmp_path, drawn, clip):
+    made, steps = plan(clip=clip), np.arange(10)
+    gradients = {"grad_norm": series(steps, np.full(10, 8.0)), "clip_limit": series(steps, np.full(10, clip.limit))}
+    draw(made, tmp_path / "plan.png", logged(made, gradients=gradients.items()))
+    assert [line.get_label() for line in drawn[0].axes[1].get_lines()] == ["of all gradients"]
 
 
 def test_norms_of_several_orders_of_magnitude_have_a_scale_for_them(tmp_path, drawn):

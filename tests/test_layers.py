@@ -92,6 +92,7 @@ LAYERS = [
         "clipping.adaptive",
         "clipping.clipper",
         "clipping.planned",
+        "clipping.at_work",
         "averaging.tensors",
         "averaging.exchange",
         "averaging.moving",

@@ -80,7 +80,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         SolverCLI(args=["plan", "--config", arguments.config, *log, *arguments.further], seed_everything_default=False)
         return 0
     from lightning_solver.chart import chart
-    from lightning_solver.comparison import base_of, clips_of
+    from lightning_solver.clipping.clip import numbered_clips
+    from lightning_solver.comparison import base_of
     from lightning_solver.files import stored_parts
     from lightning_solver.several import ALONE
 
@@ -98,11 +99,11 @@ def _plan(arguments: argparse.Namespace) -> int:
             if not said:
                 head += ", as a factor of the base value (of a base value of 1: see --base)"
             print(f"{chart({option: one.curve(option, [base], run=run)[:, 0]}, title=head)}\n")
-        for i, clip in enumerate(clips_of(found.spec)):
+        for clip, path in numbered_clips(found.spec.clip):
             limits = clip.curve(run)
             if limits is not None:
-                head = f"{'' if name == ALONE else f'{name}: '}clip[{i}]: {clip.describe()}"
-                values = limits.over(np.arange(arguments.total_steps))[:, 0]
+                head = f"{'' if name == ALONE else f'{name}: '}{path}: {clip.describe()}"
+                values = clip.limits_at(np.arange(arguments.total_steps), limits)
                 print(f"{chart({clip.limited_by: values}, title=head)}\n")
         for average, planned in found.spec.averages.items():
             shares = planned.lay(run, f"averages.{average}")

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from lightning_solver.chart import chart
-from lightning_solver.clipping.clip import Clip
+from lightning_solver.clipping.clip import Clip, numbered_clips
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.files import Stored
@@ -106,9 +106,7 @@ def clips_of(spec: SolverSpec) -> tuple[Clip, ...]:
     Args:
         spec: The spec.
     """
-    if spec.clip is None:
-        return ()
-    return (spec.clip,) if isinstance(spec.clip, Clip) else tuple(spec.clip)
+    return tuple(clip for clip, _ in numbered_clips(spec.clip))
 
 
 def _only(clip: tuple[Clip, ...]) -> SolverSpec:
@@ -162,10 +160,7 @@ def _limits(a: Stored, b: Stored, run: RunLength) -> list[tuple[bool, str]]:
 def _limit(i: int, run: RunLength, stored: Stored) -> Floats:
     """The limit of a clipping at each step; ``nan`` for a kind that finds its own."""
     clip = clips_of(stored.spec)[i]
-    curve, steps = clip.curve(run), np.arange(whole_steps(run))
-    if curve is None:
-        return np.full(len(steps), np.nan if clip.limit is None else clip.limit)
-    return curve.over(steps)[:, 0]
+    return clip.limits_at(np.arange(whole_steps(run)), clip.curve(run))
 
 
 def _curves(option: str, a: Stored, b: Stored, run: RunLength, given: float | None) -> tuple[bool, str]:

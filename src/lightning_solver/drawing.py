@@ -112,7 +112,7 @@ def _panels(plan: Plan, steps: Integers, happened: Happened | None) -> list[_Pan
     panels = [_of_option(plan, option, steps, happened) for option in options or ["lr"]]
     limits = _limits(plan, steps)
     norms = [] if happened is None else _of_norms(plan, steps, happened)
-    if norms and [*limits] == ["max_norm"] and len(plan.clips) == 1:
+    if norms and [*limits] == ["max_norm"] and _is_of_all(plan):
         limits = {}  # it is shown beside the norm of which it is the limit
     panels += [_Panel(f"limit: {name}", lines) for name, lines in limits.items()]
     return panels if happened is None else [*panels, *norms, *_of_shares(happened), *_of_groups(happened)]
@@ -163,15 +163,20 @@ def _label(names: Sequence[str]) -> str:
     return ", ".join(names[:most]) + more
 
 
+def _is_of_all(plan: Plan) -> bool:
+    """Whether there is one limit, and it is one of the norm of all gradients."""
+    return len(plan.clips) == 1 and plan.clips[0].everything and plan.clips[0].clip.by_joint_norm
+
+
 def _of_norms(plan: Plan, steps: Integers, happened: Happened) -> list[_Panel]:
     """The norm of the gradients before and after clipping, and the limit."""
     logged = happened.gradients
     if not {"grad_norm", "grad_norm_clipped"} & {*logged}:
         return []
     lines = []
-    if len(plan.clips) == 1 and plan.clips[0].clip.limited_by == "max_norm" and plan.clips[0].clip.limit is not None:
+    if _is_of_all(plan) and plan.clips[0].clip.limit is not None:
         lines.append(_Line("limit, planned", steps, plan.limits(steps)[:, 0], _style("C3", steps, beside=True)))
-    if "clip_limit" in logged:
+    if "clip_limit" in logged and (not plan.clips or _is_of_all(plan)):
         found, style = logged["clip_limit"], {"color": "C3", "linewidth": 1.4, "linestyle": "--"}
         lines.append(_Line("limit", found.steps, _finite(found.values), style))
     names = [("grad_norm", "before clipping" if "grad_norm_clipped" in logged else "of all gradients", "C0")]

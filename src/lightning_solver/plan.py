@@ -161,13 +161,7 @@ class Plan:
         """
         if not self.clips:
             raise SolverError("clip", "nothing is clipped by this plan", do="give clip: in the spec")
-        columns = []
-        for planned in self.clips:
-            if planned.curve is not None:
-                columns.append(planned.curve.over(steps)[:, 0])
-            else:
-                columns.append(np.full(len(steps), np.nan if planned.clip.limit is None else planned.clip.limit))
-        return np.stack(columns, axis=1)
+        return np.stack([planned.clip.limits_at(steps, planned.curve) for planned in self.clips], axis=1)
 
     def curve_of(self, option: str) -> Curve:
         """The curve of an option, scheduled or not, to be asked for single steps."""

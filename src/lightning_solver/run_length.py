@@ -188,8 +188,13 @@ def samples_per_batch(trainer: Trainer) -> int | None:
     size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
     if not isinstance(size, int):
         return None
+    return size * replicas(trainer)
+
+
+def replicas(trainer: Trainer) -> int:
+    """How many processes have batches of their own."""
     sampling: Any = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
-    return size * int(sampling.get("num_replicas", trainer.world_size))
+    return int(sampling.get("num_replicas", trainer.world_size))
 
 
 def _samples_per_step(windows: Windows, batch: int | None) -> int | None:

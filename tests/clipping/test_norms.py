@@ -79,6 +79,13 @@ def test_the_norm_is_that_of_all_numbers(sizes: list[int], order: float, dtype: 
     assert float(found) == pytest.approx(exact(there, order), rel=rtol)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_small_gradients_may_all_be_empty(order: float) -> None:
+    empty, large = torch.zeros(0), torch.ones(SMALL + 1)
+    assert float(gradients_of([empty, empty]).norm(order)) == 0.0
+    assert float(gradients_of([empty, None, large]).norm(order)) == pytest.approx(exact([large], order))
+
+
 def test_a_norm_in_half_precision_is_summed_up_in_single_precision() -> None:
     """4,000 ones make 63.2; in bfloat16 they would stop counting at 256, and their squares overflow in float16."""
     for dtype in (torch.bfloat16, torch.float16):

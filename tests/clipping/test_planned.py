@@ -11,7 +11,8 @@ from torch import nn
 
 from lightning_solver import OptimizerSpec, RunLength, SolverError, SolverSpec
 from lightning_solver.clipping import AGC, AutoClip, Clip, GlobalNorm, GroupNorm, Value, ZClip
-from lightning_solver.clipping.planned import numbered_clips, plan_clips
+from lightning_solver.clipping.clip import numbered_clips
+from lightning_solver.clipping.planned import plan_clips
 from lightning_solver.plan import make_plan
 from lightning_solver.schedules import Constant, Cosine, Linear
 

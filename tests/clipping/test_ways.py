@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
@@ -195,6 +195,7 @@ def equal(one: Sequence[Tensor], other: Sequence[Tensor], rtol: float) -> None:
 def test_the_norm_of_all_and_of_each_are_clipped_as_torch_does(
     shapes: list[tuple[int, ...]], dtype: torch.dtype, limit: float, order: Any, scale: float
 ) -> None:
+    assume(not (dtype is torch.float32 and scale == 1e-20 and order == 3.0))  # torch's own powers vanish there
     parameters = made(shapes, dtype, [scale])
     for each in (False, True):
         ours, theirs = copies(parameters), copies(parameters)
@@ -274,8 +275,10 @@ def test_a_unit_that_is_not_finite_leaves_the_others_alone(number: float) -> Non
 
 # ---------------------------------------------------------------------- figures of others
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "clip_native.json"
-CASES = {case["id"]: case for case in json.loads(GOLDEN.read_text())}
+GOLDEN = Path(__file__).parent.parent / "golden"
+CASES = {
+    case["id"]: case for peer in ("torch", "timm") for case in json.loads((GOLDEN / f"clip_{peer}.json").read_text())
+}
 NATIVE: dict[str, Clip] = {
     "torch/clip/quoted-norm-35": GlobalNorm(max_norm=35),
     "torch/clip/quoted-norm-0.2": GlobalNorm(max_norm=0.2),
@@ -518,6 +521,13 @@ def test_weights_are_never_written_to_nor_do_gradients_get_a_history(kind: int) 
 
 
 # ---------------------------------------------------------------------- what is measured
+
+
+@pytest.mark.parametrize("clip", [*clips(0.7, 2.0), AutoClip(), ZClip()])
+def test_who_says_so_and_nobody_else_measures_the_norm_of_all_in_any_case(clip: Clip) -> None:
+    clipper = clip.over([made([(3, 2), (4,)], torch.float32, [2.0]) for _ in range(2)])
+    found = clipper.apply(measure=False).norm
+    assert clip.by_joint_norm == (found is not None and not isinstance(clip, GroupNorm))
 
 
 @pytest.mark.parametrize("kind", range(5))

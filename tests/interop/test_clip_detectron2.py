@@ -131,8 +131,14 @@ def test_full_model_is_said_to_be_of_projects():
             yacs({"CLIP_TYPE": "Norm"}),
             r"SOLVER\.CLIP_GRADIENTS\.CLIP_TYPE: unknown value; got 'Norm'; did you mean norm",
         ),
-        (yacs({"CLIP_VALUE": 0}), r"SOLVER\.CLIP_GRADIENTS\.CLIP_VALUE: must be above 0; got 0"),
-        (yacs({"CLIP_VALUE": -1.0}), r"SOLVER\.CLIP_GRADIENTS\.CLIP_VALUE: must be above 0; got -1.0"),
+        (
+            yacs({"CLIP_VALUE": 0}),
+            r"SOLVER\.CLIP_GRADIENTS\.CLIP_VALUE: must be above 0: nothing is learnt else; got 0",
+        ),
+        (
+            yacs({"CLIP_VALUE": -1.0}),
+            r"SOLVER\.CLIP_GRADIENTS\.CLIP_VALUE: must be above 0: nothing is learnt else; got -1.0",
+        ),
         (yacs({"CLIP_TYPE": "norm", "NORM_TYPE": 0}), r"SOLVER\.CLIP_GRADIENTS\.NORM_TYPE: must be above 0; got 0"),
         (yacs({"ENABLED": 1}), r"SOLVER\.CLIP_GRADIENTS\.ENABLED: must be true or false; got 1"),
         ({"SOLVER": {"CLIP_GRADIENTS": 3}}, r"SOLVER\.CLIP_GRADIENTS: must be a mapping; got 3"),

@@ -183,8 +183,8 @@ REFUSED = [
     ({}, "max_norm: is missing"),
     ({"norm_type": 2}, "max_norm: is missing"),
     ({"maxnorm": 2}, "max_norm: is missing; got keys maxnorm; rename maxnorm"),
-    ({"max_norm": 0}, "max_norm: must be above 0; got 0"),
-    ({"max_norm": -1.0}, "max_norm: must be above 0; got -1.0"),
+    ({"max_norm": 0}, "max_norm: must be above 0: nothing is learnt else; got 0"),
+    ({"max_norm": -1.0}, "max_norm: must be above 0: nothing is learnt else; got -1.0"),
     ({"max_norm": "much"}, "max_norm: must be a number; got 'much'"),
     ({"max_norm": True}, "max_norm: must be a number; got True"),
     ({"max_norm": 1, "norm_type": 0}, "norm_type: must be above 0; got 0; give the order of a norm, or inf"),
@@ -211,7 +211,7 @@ def test_what_mmengine_refuses():
         from_mmengine(wrapper({"type": "agc", "max_norm": 1}))
     with pytest.raises(SolverError, match=r"clip_grad\.clip_value: is missing"):
         from_mmengine(wrapper({"type": "value"}))
-    with pytest.raises(SolverError, match=r"clip_grad\.clip_value: must be above 0; got 0"):
+    with pytest.raises(SolverError, match=r"clip_grad\.clip_value: must be above 0: nothing is learnt else; got 0"):
         from_mmengine(wrapper({"type": "value", "clip_value": 0}))
 
 

@@ -40,6 +40,14 @@ def test_of_many_groups_there_are_the_extremes_and_the_largest() -> None:
     assert norms == {"grad_norm/min": 1.0, "grad_norm/max": 5.0}
 
 
+def test_a_summary_of_tensors_is_not_waited_for() -> None:
+    """Tensors without a value, as those of a device are that nobody waits for."""
+    options = Options(grouped(9))
+    found = options.by_group("grad_norm", range(9), [torch.zeros((), device="meta") for _ in range(9)])
+    assert {*found} == {"grad_norm", "grad_norm/min", "grad_norm/max"}
+    assert all(value.device.type == "meta" for value in found.values())
+
+
 def test_options_that_an_optimiser_does_not_have_are_left_out() -> None:
     options = Options(torch.optim.Adagrad(tensors(2), lr=0.1))
     assert options.named(options.read()) == {"lr": 0.1, "weight_decay": 0}

@@ -21,6 +21,7 @@ from torch.optim import LBFGS, Optimizer
 
 from lightning_solver.accumulation import Accumulates, Accumulation, Windows
 from lightning_solver.callbacks.order import take_places
+from lightning_solver.clipping.norms import by_device, dense
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
 from lightning_solver.rules.inventory import own_name
@@ -297,7 +298,8 @@ class Accumulating(Accumulates, Callback):
                 raise SolverError(self.where, "gradients are accumulated twice", got=names, do=do)
         do = f"leave it out beside {self.where}"
         if any(isinstance(one, GradientAccumulationScheduler) for one in trainer.callbacks):
-            raise SolverError("Trainer.callbacks", "gradients are accumulated twice", got=_GAS, do=do)
+            got = GradientAccumulationScheduler.__name__
+            raise SolverError("Trainer.callbacks", "gradients are accumulated twice", got=got, do=do)
         if self._found is None and trainer.accumulate_grad_batches != 1:
             got = str(trainer.accumulate_grad_batches)
             raise SolverError("Trainer.accumulate_grad_batches", "gradients are accumulated twice", got=got, do=do)
@@ -312,9 +314,6 @@ class Accumulating(Accumulates, Callback):
         if not module.automatic_optimization:
             do = "under manual optimisation use SolverMixin.solver_turn"
             raise SolverError(self.where, "needs automatic optimisation", got="manual optimisation", do=do)
-
-
-_GAS = "GradientAccumulationScheduler"
 
 
 def _batches(trainer: Trainer) -> int | None:
@@ -385,15 +384,11 @@ def _mean_factor(window: _Window, trainer: Trainer, device: torch.device) -> Ten
 
 def _scale(optimizer: Any, factor: Tensor) -> None:
     """Multiply the gradients of an optimiser."""
-    found: dict[torch.device, list[Tensor]] = {}
-    for group in optimizer.param_groups:
-        for tensor in group["params"]:
-            if tensor.grad is not None:
-                own = local(tensor.grad)
-                found.setdefault(own.device, []).append(own._values() if own.is_sparse else own)
+    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    gradients = [dense(tensor.grad) for tensor in tensors if tensor.grad is not None]
     with torch.no_grad():
-        for device, gradients in found.items():
-            torch._foreach_mul_(gradients, factor.to(device))
+        for own in by_device(gradients):
+            torch._foreach_mul_(own, factor.to(own[0].device))
 
 
 def _put_aside(optimizer: Any) -> list[tuple[Tensor, Tensor]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_solver.callbacks.order import take_places
+from lightning_solver.clipping.at_work import AtWork
 from lightning_solver.clipping.clip import Clip
-from lightning_solver.clipping.clipper import Clipped, Clipper
+from lightning_solver.clipping.clipper import Clipped
 from lightning_solver.clipping.nonfinite import NonFinite
 from lightning_solver.clipping.norms import Gradients, dense
 from lightning_solver.clipping.planned import PlannedClip
@@ -43,39 +44,6 @@ class Entry:
     clip: Clip | Sequence[Clip] | None
     nonfinite: NonFinite | None
     where: str = "clip"
-
-
-@dataclass
-class AtWork:
-    """What is done about the gradients of one optimiser in a run.
-
-    Attributes:
-        planned: What is clipped.
-        clippers: The same at work.
-        gradients: All gradients of the optimiser.
-        nonfinite: What is done when they are not finite.
-        where: The path of the clipping, for error messages.
-        clipped: What the latest step measured, one for each clipping; none where it was left out.
-        norm: The norm of all gradients before, where it was a by-product of the latest step.
-        found: How many steps have had gradients that were not finite.
-        in_a_row: How many of them were the latest ones.
-        steps: How many real steps the optimiser had made when that was last needed; a plan counts for itself.
-        measure: Whether norms and shares are wanted that are no by-product of a clipping.
-        before: What is called before anything is clipped in such a step.
-    """
-
-    planned: tuple[PlannedClip, ...]
-    clippers: tuple[Clipper, ...]
-    gradients: Gradients
-    nonfinite: NonFinite | None
-    where: str
-    clipped: tuple[Clipped, ...] = ()
-    norm: Tensor | None = None
-    found: int = 0
-    in_a_row: int = 0
-    steps: int = 0
-    measure: bool = field(default=False, repr=False)
-    before: Callable[[], object] | None = field(default=None, repr=False)
 
 
 class Clipping(Callback, ABC):
@@ -179,7 +147,7 @@ class Clipping(Callback, ABC):
         limits = [one.limit(step) for one in work.planned]
         # One norm of all gradients is clipped by and looked at where these are the same.
         zeroes = work.nonfinite is not None and work.nonfinite.policy == "zero"
-        shared = bool(work.planned) and work.planned[0].everything and _by_joint_norm(work.clippers[0])
+        shared = bool(work.planned) and work.planned[0].everything and work.planned[0].clip.by_joint_norm
         looked_at = work.nonfinite is not None
         if looked_at and (zeroes or not shared):
             work.norm = work.gradients.norm()
@@ -275,11 +243,6 @@ class Clipping(Callback, ABC):
         for parameter in work.gradients.parameters:
             parameter.grad = None  # with which no optimiser moves it
         return False
-
-
-def _by_joint_norm(clipper: Clipper) -> bool:
-    """Whether a clipping measures the norm of all its gradients anyway."""
-    return type(clipper.clip).__name__ in ("GlobalNorm", "AutoClip", "ZClip")
 
 
 def _trained(optimizer: Optimizer) -> list[Tensor]:

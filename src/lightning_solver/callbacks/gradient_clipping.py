@@ -9,7 +9,8 @@ from typing import Any, Union
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_solver.callbacks.clipping import AtWork, Clipping, Entry
+from lightning_solver.callbacks.clipping import Clipping, Entry
+from lightning_solver.clipping.at_work import AtWork
 from lightning_solver.clipping.clip import Clip
 from lightning_solver.clipping.nonfinite import NonFinite, Policy
 from lightning_solver.clipping.planned import PlannedClip, plan_clips
@@ -55,6 +56,7 @@ class GradientClipping(Clipping):
         clip = conform(clip, Union[Clip, Sequence[Clip], None], "GradientClipping.clip")
         if clip == ():
             raise SolverError("GradientClipping.clip", "is empty", got="[]", do="give at least one, or leave it out")
+        nonfinite = conform(nonfinite, Union[NonFinite, Policy, None], "GradientClipping.nonfinite")
         policy = NonFinite(nonfinite) if isinstance(nonfinite, str) else nonfinite
         self._entry = Entry(clip, policy, "GradientClipping.clip")
         self._real_steps: dict[str, RealSteps] = {}

@@ -16,14 +16,16 @@ from torch.optim import Optimizer
 
 from lightning_solver.averaging.averaged import Averaged
 from lightning_solver.callbacks.averaging import Averaging
-from lightning_solver.callbacks.clipping import AtWork, Clipping
+from lightning_solver.callbacks.clipping import Clipping
 from lightning_solver.callbacks.order import take_places
+from lightning_solver.clipping.at_work import AtWork
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.monitoring.history import KEPT, Histories, History, to_floats
 from lightning_solver.monitoring.measures import Clock, changed_rates, samples_in
 from lightning_solver.monitoring.series import Choice, safe, unique
 from lightning_solver.monitoring.watch import Counts, Watch
+from lightning_solver.run_length import replicas
 
 _BAR = ("lr", "grad_norm")
 _LINES = 8  # groups that a message lists
@@ -190,8 +192,7 @@ class SolverMonitor(Callback):
             self.histories.load_state_dict({})
         run.every = trainer.log_every_n_steps if self._asked_every is None else self._asked_every
         run.automatic = pl_module.automatic_optimization
-        sampling: Any = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
-        run.replicas = int(sampling.get("num_replicas", trainer.world_size))
+        run.replicas = replicas(trainer)
         run.scaler = getattr(trainer.precision_plugin, "scaler", None)
         run.counts_samples = self._wants("samples_per_step")
         clippings = [one for one in trainer.callbacks if isinstance(one, Clipping)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from lightning_solver.durations import Rational, RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.plain import Plain
 from lightning_solver.rule import Selector
-from lightning_solver.schedules.base import Curve, Floats, Schedule, run_window
+from lightning_solver.schedules.base import Curve, Floats, Integers, Schedule, run_window
 from lightning_solver.schedules.join import contains, lay
 from lightning_solver.schedules.plateau import Plateau
 
@@ -72,6 +72,16 @@ class Clip(Plain, ABC):
         return "max_norm"
 
     @property
+    def by_joint_norm(self) -> bool:
+        """Whether it goes by the norm of all that it is for together, which is measured in any case then."""
+        return False
+
+    @property
+    def spared(self) -> int:
+        """How many of the last parameters of the module are spared, selected or not."""
+        return 0
+
+    @property
     def exceptions(self) -> tuple[Selector, ...]:
         """The selectors of what is spared."""
         if self.unless is None:
@@ -121,10 +131,21 @@ class Clip(Plain, ABC):
         Returns:
             float64 array of shape (total_steps,); ``nan`` for a kind that finds its own.
         """
-        curve = self.curve(RunLength(total_steps, steps_per_epoch))
+        return self.limits_at(np.arange(total_steps), self.curve(RunLength(total_steps, steps_per_epoch)))
+
+    def limits_at(self, steps: Integers, curve: Curve | None) -> Floats:
+        """The limit in some steps.
+
+        Args:
+            steps: Their numbers (0-based).
+            curve: What :meth:`curve` gave.
+
+        Returns:
+            float64 array of the shape of ``steps``; ``nan`` for a kind that finds its own.
+        """
         if curve is not None:
-            return curve.over(np.arange(total_steps))[:, 0]
-        return np.full(total_steps, np.nan if self.limit is None else self.limit)
+            return curve.over(steps)[:, 0]
+        return np.full(len(steps), np.nan if self.limit is None else self.limit)
 
     def over(self, parameters: nn.Module | Iterable[Tensor] | Sequence[Iterable[Tensor]]) -> Clipper:
         """This clipping at work on some parameters, to be applied before each step.
@@ -171,14 +192,26 @@ class Clip(Plain, ABC):
             >>> GlobalNorm(max_norm=1.0, of={"match": "backbone.*"}).describe()
             'GlobalNorm (max_norm 1) of match backbone.*'
         """
-        from dataclasses import fields
-
         own = [field for field in fields(self) if field.name not in ("of", "unless", "schedule")]
         told = [f"{f.name} {_told(getattr(self, f.name))}" for f in own if getattr(self, f.name) != f.default]
         words = [type(self).__name__ + (f" ({', '.join(told)})" if told else "")]
         words += [f"of {self.of.describe()}"] if self.of is not None else []
         words += [f"unless {selector.describe()}" for selector in self.exceptions]
         return " ".join(words) + (", scheduled" if self.schedule is not None else "")
+
+
+def numbered_clips(clips: Clip | Sequence[Clip] | None, where: str = "clip") -> list[tuple[Clip, str]]:
+    """Each clipping with its path.
+
+    Args:
+        clips: One, several or none.
+        where: The path of all.
+    """
+    if clips is None:
+        return []
+    if isinstance(clips, Clip):
+        return [(clips, where)]
+    return [(clip, f"{where}[{i}]") for i, clip in enumerate(clips)]
 
 
 def _told(value: object) -> str:

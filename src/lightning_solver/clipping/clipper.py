@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_solver.clipping.clip import Clip
-from lightning_solver.clipping.kinds import AGC
 from lightning_solver.clipping.norms import Gradients
 from lightning_solver.clipping.ways import Clipped
 from lightning_solver.errors import SolverError
@@ -79,15 +78,13 @@ def make_clipper(clip: Clip, parameters: nn.Module | Iterable[Tensor] | Sequence
     if clip.of is not None or clip.exceptions:
         do = "pass the module in place of its parameters"
         raise SolverError(type(clip).__name__, "has selectors, which need names and layers", do=do)
-    groups = _groups_of(clip, parameters)
-    spared = clip.spare_last if isinstance(clip, AGC) else 0
+    groups, spared = _groups_of(clip, parameters), clip.spared
     flat = [tensor for group in groups for tensor in group]
     if spared and flat:
         kept = {id(tensor) for tensor in flat[:-spared]}
         if not kept:
-            raise SolverError(
-                "AGC.spare_last", "spares all that is given", got=f"{len(flat)} parameters", do="lower it"
-            )
+            where = f"{type(clip).__name__}.spare_last"
+            raise SolverError(where, "spares all that is given", got=f"{len(flat)} parameters", do="lower it")
         groups = [[tensor for tensor in group if id(tensor) in kept] for group in groups]
     return Clipper(clip, groups)
 
@@ -131,7 +128,7 @@ def selected(
     Raises:
         SolverError: A selector by name or class that selects nothing, or nothing left to clip.
     """
-    spared = clip.spare_last if isinstance(clip, AGC) else 0
+    spared = clip.spared
     if clip.of is None and not clip.exceptions and not spared:
         return [*trained]
     known = {id(tensor) for tensor in trained}

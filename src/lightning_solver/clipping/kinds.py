@@ -36,6 +36,10 @@ class GlobalNorm(Clip):
     def limit(self) -> float:
         return self.max_norm
 
+    @property
+    def by_joint_norm(self) -> bool:
+        return True
+
     def way(self) -> Way:
         from lightning_solver.clipping.ways import ByNorm
 
@@ -158,6 +162,10 @@ class AGC(Clip):
     def limited_by(self) -> str:
         return "factor"
 
+    @property
+    def spared(self) -> int:
+        return self.spare_last
+
     def way(self) -> Way:
         from lightning_solver.clipping.units import ByUnit
 
@@ -192,6 +200,10 @@ class AutoClip(Clip):
     @property
     def limit(self) -> None:
         return None
+
+    @property
+    def by_joint_norm(self) -> bool:
+        return True
 
     def way(self) -> Way:
         from lightning_solver.clipping.adaptive import ByPercentile
@@ -236,6 +248,10 @@ class ZClip(Clip):
     @property
     def limit(self) -> float | None:
         return self.max_norm
+
+    @property
+    def by_joint_norm(self) -> bool:
+        return True
 
     def way(self) -> Way:
         from lightning_solver.clipping.adaptive import ByDeviation

@@ -32,10 +32,10 @@ def dense(gradient: Tensor) -> Tensor:
     """The numbers of a gradient that this process has; of a sparse one those that are there.
 
     Args:
-        gradient: Strided, sparse with each index once, or sharded.
+        gradient: Strided, sparse (with each index once, where a norm is asked for), or sharded.
     """
     part = local(gradient)
-    return part._values() if part.is_sparse else part
+    return part._values() if part.is_sparse else part  # values() refuses one that is summed up still
 
 
 class Gradients:
@@ -102,7 +102,7 @@ class Gradients:
             some = _present(batch)
             if any(gradient.is_sparse for gradient in some):
                 found += some
-            elif some:
+            elif any(gradient.numel() for gradient in some):  # of no numbers there is no greatest one
                 parts.append(_norm(_flatten_dense_tensors(some), order))  # type: ignore[no-untyped-call]
         found += self._present(self._large)
         if found and self._at_once and not any(gradient.is_sparse for gradient in found):

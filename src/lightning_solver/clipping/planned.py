@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_solver.clipping.clip import Clip
+from lightning_solver.clipping.clip import Clip, numbered_clips
 from lightning_solver.clipping.clipper import Clipper, selected
 from lightning_solver.durations import RunLength
 from lightning_solver.rules.depth import Depths
@@ -85,17 +85,3 @@ def plan_clips(
             )
         )
     return tuple(found)
-
-
-def numbered_clips(clips: Clip | Sequence[Clip] | None, where: str) -> list[tuple[Clip, str]]:
-    """Each clipping with its path.
-
-    Args:
-        clips: One, several or none.
-        where: The path of all.
-    """
-    if clips is None:
-        return []
-    if isinstance(clips, Clip):
-        return [(clips, where)]
-    return [(clip, f"{where}[{i}]") for i, clip in enumerate(clips)]

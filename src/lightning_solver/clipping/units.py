@@ -116,8 +116,8 @@ def _scale_units(gradient: Tensor, coefficients: Tensor) -> None:
     if not own.numel() or (coefficients.device.type == "cpu" and float(coefficients.min()) == 1.0):
         return
     if own.is_sparse:
-        values = own._values()
-        rows = coefficients[own._indices()[0]] if own.ndim > 1 else coefficients
+        values = own.values()  # Gradients.present has seen to it that each index is there once
+        rows = coefficients[own.indices()[0]] if own.ndim > 1 else coefficients
         values.mul_(rows.reshape(-1, *[1] * (values.ndim - 1)))
         return
     own.mul_(coefficients.reshape(-1, *[1] * (own.ndim - 1)) if own.ndim > 1 else coefficients.reshape(()))

@@ -45,7 +45,11 @@ class Clipped:
 
 
 class Way(ABC):
-    """A kind of clipping at work."""
+    """A kind of clipping at work.
+
+    Attributes:
+        by_group: Whether gradients are given by group.
+    """
 
     by_group = False
 

@@ -67,7 +67,7 @@ def read_limit(data: Settings, key: str, default: float | None = None) -> float 
     number = data.number(key, default)
     if number is None or not number > 0:
         do = "correct it, or leave the clipping out"
-        raise SolverError(data.path(key), "must be above 0", got=repr(number), do=do)
+        raise SolverError(data.path(key), "must be above 0: nothing is learnt else", got=repr(number), do=do)
     return float(number)
 
 

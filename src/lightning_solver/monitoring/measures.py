@@ -108,11 +108,20 @@ class Options:
             return {} if beside_total else {head: values[0]}
         if len(self.names) <= self._most:
             return {f"{head}/{self.names[index]}": value for index, value in zip(indices, values)}
-        numbers = [float(value) for value in values]
-        found = {f"{head}/min": min(numbers), f"{head}/max": max(numbers)}
+        found = {f"{head}/min": _extreme(torch.min, min, values), f"{head}/max": _extreme(torch.max, max, values)}
         if self.largest in indices and not beside_total:
-            found = {head: numbers[list(indices).index(self.largest)], **found}
+            found = {head: values[list(indices).index(self.largest)], **found}
         return found
+
+
+def _extreme(of_tensor: Callable[[Tensor], Tensor], of_numbers: Callable[..., Any], values: Sequence[Any]) -> Any:
+    """The least or the greatest of some values; of tensors, on whose device nobody waits for it, a tensor."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if not tensors:
+        return of_numbers(values)
+    device = tensors[0].device
+    alike = [torch.as_tensor(value, dtype=torch.float32).detach().reshape(()).to(device) for value in values]
+    return of_tensor(torch.stack(alike))
 
 
 def _places(group: Mapping[str, Any]) -> dict[str, tuple[str, int | None]]:

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_solver.clipping.norms import Gradients
-from lightning_solver.clipping.planned import PlannedClip
-from lightning_solver.clipping.ways import Clipped
+from lightning_solver.clipping.at_work import AtWork
 from lightning_solver.monitoring.measures import OPTIONS, Mean, Norms, Options, Update
 from lightning_solver.monitoring.series import Choice, unique
 from lightning_solver.real_steps import RealSteps
-
-
-class Work(Protocol):
-    """What a callback that clips tells of its work on the gradients of an optimiser."""
-
-    planned: tuple[PlannedClip, ...]
-    gradients: Gradients
-    clipped: tuple[Clipped, ...]
-    norm: Tensor | None
-    found: int
-    nonfinite: Any
-    measure: bool
-    before: Callable[[], object] | None
 
 
 @dataclass
@@ -72,7 +56,7 @@ class Watch:
         counts: Counts,
         most_groups: int = 8,
         per_group: bool = False,
-        work: Callable[[], Work] | None = None,
+        work: Callable[[], AtWork] | None = None,
     ) -> None:
         self.optimizer, self._work = optimizer, work
         self._prefix, self._choice, self._most, self._per_group = prefix, choice, most_groups, per_group
@@ -147,7 +131,7 @@ class Watch:
                 self._step["update_ratio/"] = groups
 
     @property
-    def work(self) -> Work | None:
+    def work(self) -> AtWork | None:
         """The clipping of its gradients."""
         return None if self._work is None else self._work()
 
@@ -210,7 +194,7 @@ class Watch:
         needed = self._measures_norm and (self._work is None or self._per_group)
         self._norms = Norms(self.optimizer) if needed else None
 
-    def _of_clipping(self, work: Work) -> None:
+    def _of_clipping(self, work: AtWork) -> None:
         """What the clipping has measured by itself."""
         clipped, planned = work.clipped, work.planned
         whole = bool(clipped) and planned[0].everything
@@ -220,7 +204,7 @@ class Watch:
         for clip, found in zip(self._clips, clipped):
             self._step[f"clip_limit/{clip}" if clip else "clip_limit"] = found.limit
 
-    def _measure(self, scaler: Any, work: Work | None) -> None:
+    def _measure(self, scaler: Any, work: AtWork | None) -> None:
         """What is measured for the log only."""
         if self._measures_norm and work is not None and work.clipped and "grad_norm_clipped" not in self._step:
             with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_solver.clipping import AGC, Clip, GlobalNorm, Value
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Notes, Settings
+from lightning_solver.interop.clip_arguments import read_limit
 
 CLIPPING: dict[str, tuple[str, ...]] = {"GradientClipping": ("clipping_type", "clipping_threshold")}
 """The algorithm: its arguments in order."""
@@ -44,7 +45,7 @@ def read_clipping(algorithms: Sequence[Settings], sharded: bool) -> dict[str, An
     Raises:
         SolverError: What Composer refuses, or a threshold that makes no sense.
     """
-    clips = [_clip(settings, sharded) for settings in algorithms]
+    clips = [clip for settings in algorithms if (clip := _clip(settings, sharded)) is not None]
     if len(clips) > 1:
         clips.reverse()
         what = "of several the last acts first, as in Composer, which turns the order after a batch round"
@@ -52,31 +53,30 @@ def read_clipping(algorithms: Sequence[Settings], sharded: bool) -> dict[str, An
     return {} if not clips else {"clip": clips[0] if len(clips) == 1 else tuple(clips)}
 
 
-def _clip(settings: Settings, sharded: bool) -> Clip:
-    kind, path = settings.needed("clipping_type"), settings.path("clipping_threshold")
+def _clip(settings: Settings, sharded: bool) -> Clip | None:
+    kind = settings.needed("clipping_type")
     settings.needed("clipping_threshold")
-    threshold = settings.number("clipping_threshold")
+    threshold = read_limit(settings, "clipping_threshold")
     settings.rest()
     if kind not in ("norm", "value", "adaptive"):
         do = "give norm, value or adaptive"
         raise SolverError(settings.path("clipping_type"), "unknown value", got=repr(kind), do=do)
-    if not threshold > 0:
-        do = "correct it, or leave the clipping out"
-        raise SolverError(path, "must be above 0: nothing is learnt else", got=repr(threshold), do=do)
     if kind == "adaptive" and sharded:
         do = "give norm or value, or leave fsdp_config out"
         raise SolverError(settings.path("clipping_type"), "is refused by Composer with FSDP", got="adaptive", do=do)
+    if threshold is None:
+        return None
     if kind == "value" and sharded:
         what = "with FSDP Composer scales all gradients down to this greatest absolute value, in place of cutting off"
         settings.notes.say(settings.path("clipping_type"), what)
-        return GlobalNorm(float(threshold), norm_type="inf")
+        return GlobalNorm(threshold, norm_type="inf")
     if kind == "norm":
-        return GlobalNorm(float(threshold))
+        return GlobalNorm(threshold)
     if kind == "value":
-        return Value(float(threshold))
+        return Value(threshold)
     what = "a unit whose weights are all 0 has its gradient made 0 for good, as in Composer; eps: 1.0e-3 mends that"
     settings.notes.say(settings.path("clipping_type"), what)
-    return AGC(float(threshold), eps=0.0)
+    return AGC(threshold, eps=0.0)
 
 
 def read_microbatches(settings: Settings, notes: Notes) -> None:

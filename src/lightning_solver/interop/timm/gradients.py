@@ -10,6 +10,7 @@ from typing import Any
 from lightning_solver.clipping import AGC, Clip, GlobalNorm, Value
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Notes, Settings
+from lightning_solver.interop.clip_arguments import read_limit
 from lightning_solver.interop.reading import Call, read_python
 from lightning_solver.interop.torch.clipping import FUNCTIONS as TORCH
 from lightning_solver.interop.torch.clipping import (
@@ -17,13 +18,13 @@ from lightning_solver.interop.torch.clipping import (
     Found,
     add_clip,
     arguments_of,
+    clips_nothing,
     fields_of,
     find_calls,
     norm_of,
     note_tests,
     number_of,
     parameters_in,
-    positive,
     read_any,
     told,
 )
@@ -154,6 +155,8 @@ def _add(clips: Clips, found: Found, where: str, notes: Notes) -> None:
     if limit is None or kind is None or eps is None or of is None or not mode:
         return
     note_tests(found, where, notes)
+    if clips_nothing(clips, limit, settings):
+        return
     if mode == "agc":
         clips.found.append(AGC(limit, eps, kind, **of))
     elif mode == "norm":
@@ -222,8 +225,9 @@ def of_script(settings: Settings) -> dict[str, Any]:
     """
     fields: dict[str, Any] = {}
     if settings.take("clip_grad") is not None:
-        mode = settings.choice("clip_mode", _MODES, "norm")
-        fields["clip"] = _of_mode(settings, positive(settings, "clip_grad"), mode)
+        mode, limit = settings.choice("clip_mode", _MODES, "norm"), read_limit(settings, "clip_grad")
+        if limit is not None:
+            fields["clip"] = _of_mode(settings, limit, mode)
     elif settings.take("clip_mode") not in (None, "norm"):
         settings.notes.say(settings.path("clip_mode"), "has no effect without clip_grad, as in timm")
     batches = accumulated(settings)

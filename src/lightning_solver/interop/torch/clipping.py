@@ -12,6 +12,7 @@ from typing import Any
 from lightning_solver.clipping import Clip, GlobalNorm, Value
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Notes, Settings
+from lightning_solver.interop.clip_arguments import read_limit
 from lightning_solver.interop.reading import Call, Name, Unread, read_calls, read_python
 from lightning_solver.interop.torch.parameters import NotKnownError, Parameters
 from lightning_solver.interop.torch.selections import EVERYTHING, Selection
@@ -27,7 +28,6 @@ FUNCTIONS: dict[str, tuple[str, ...]] = {
 }
 """The functions that clip: their arguments in order."""
 
-_KEYS = ("type", "class_path", "_target_", "name")
 _INFINITE = ("inf", "math.inf", "torch.inf", "np.inf", "numpy.inf")
 _ALL = ("parameters", "params", "model_parameters", "trainable_params")
 
@@ -59,13 +59,15 @@ class Clips:
     Args:
         found: The clippings, in the order in which they act.
         nonfinite: The policy for gradients that are not finite, where the config says one.
+        idle: Whether there is a call that clips nothing, as its limit is infinite.
     """
 
     found: list[Clip] = field(default_factory=list)
     nonfinite: str | None = None
+    idle: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.found) or self.nonfinite is not None
+        return bool(self.found) or self.nonfinite is not None or self.idle
 
     def fields(self) -> dict[str, Any]:
         """The fields of a spec."""
@@ -207,10 +209,24 @@ def add_clip(clips: Clips, found: Found, where: str, notes: Notes) -> None:
     if limit is None or of is None or kind is None:
         return
     note_tests(found, settings.where, notes)
-    if math.isinf(limit):
-        notes.say(settings.where, "has an infinite limit: nothing is clipped, only the norm is measured")
+    if clips_nothing(clips, limit, settings):
         return
     clips.found.append(GlobalNorm(limit, kind, **of) if by_norm else Value(limit, **of))
+
+
+def clips_nothing(clips: Clips, limit: float, settings: Settings) -> bool:
+    """Whether a limit is infinite, with a note.
+
+    Args:
+        clips: What is known so far.
+        limit: The limit.
+        settings: The arguments of the call that has it.
+    """
+    if not math.isinf(limit):
+        return False
+    clips.idle = True
+    settings.notes.say(settings.where, "has an infinite limit: nothing is clipped, only the norm is measured")
+    return True
 
 
 def note_tests(found: Found, where: str, notes: Notes) -> None:
@@ -408,16 +424,18 @@ def of_trainer(trainer: Settings, clips: Clips) -> int | None:
     Raises:
         SolverError: What Lightning refuses.
     """
-    limit = trainer.number("gradient_clip_val")
+    given = trainer.number("gradient_clip_val")
+    limit = read_limit(trainer, "gradient_clip_val") if given is not None and given > 0 else None
     algorithm = trainer.take("gradient_clip_algorithm") or "norm"
     if str(algorithm).lower() not in ("norm", "value"):
         path = trainer.path("gradient_clip_algorithm")
         raise SolverError(path, "unknown value", got=repr(algorithm), do="give norm or value")
     out = "the specification does it: take it out of the Trainer"
-    if limit is not None and limit > 0:
-        by_norm = str(algorithm).lower() == "norm"
-        clips.found.append(GlobalNorm(float(limit)) if by_norm else Value(float(limit)))
+    if limit is not None:
+        clips.found.append(GlobalNorm(limit) if str(algorithm).lower() == "norm" else Value(limit))
         trainer.notes.say(trainer.path("gradient_clip_val"), out)
+    elif given is not None and given > 0:
+        clips.idle = True
     elif trainer.take("gradient_clip_algorithm") is not None:
         what = "has no effect without gradient_clip_val, as in Lightning"
         trainer.notes.say(trainer.path("gradient_clip_algorithm"), what)

@@ -9,6 +9,7 @@ from typing import Any
 from lightning_solver.clipping import GlobalNorm
 from lightning_solver.errors import SolverError
 from lightning_solver.interop.base import Facts, Notes, Settings
+from lightning_solver.interop.clip_arguments import read_limit
 from lightning_solver.interop.transformers.optimizer import FIELDS as OPTIMIZER
 
 FIELDS = ("max_grad_norm", "gradient_accumulation_steps", "average_tokens_across_devices")
@@ -82,11 +83,10 @@ def _limit(settings: Settings, notes: Notes) -> float:
     if settings.take(key) is None:
         notes.say(settings.path(key), "is no number: nothing is clipped, as in transformers 4; release 5 fails")
         return 0.0
-    limit = float(settings.number(key))
-    if not limit > 0:
+    if not settings.number(key) > 0:
         notes.say(settings.path(key), "is not above 0: nothing is clipped, as in transformers")
         return 0.0
-    return limit
+    return read_limit(settings, key) or 0.0
 
 
 def _accelerator(settings: Settings) -> Mapping[str, Any]:
