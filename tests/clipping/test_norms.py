@@ -132,6 +132,7 @@ def test_a_missing_or_sparse_gradient_among_small_ones_is_seen_each_time() -> No
         torch.tensor([[1, 1, 2]]), torch.tensor([1.0, 1.0, -5.0]), (5,), check_invariants=True
     )
     assert float(gradients.norm(1.0)) == 18.0
+    gradients.present()
     assert gradients.parameters[1].grad.is_coalesced()
     assert float(gradients.norm(math.inf)) == 5.0
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
@@ -97,9 +98,16 @@ class Accumulating(Accumulates, Callback):
         changes, and Lightning's learning-rate finder accumulates too.
         """
         take_places(trainer)
+        if stage == "fit":
+            self._restored = None  # of a run that never began; the checkpoint of this one is read later
         how = self.accumulation(pl_module) if stage == "fit" else None
         if how is not None and how.first is not None and self._found is None and trainer.accumulate_grad_batches == 1:
             self._found, trainer.accumulate_grad_batches = 1, how.first
+
+    @property
+    def holds(self) -> int:
+        """How many batches have given gradients that have led to no step so far."""
+        return self._window.held if self._window is not None and self._window.open else 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse what would accumulate beside it."""
@@ -125,6 +133,10 @@ class Accumulating(Accumulates, Callback):
         if self._windows.constant != 1 and any(isinstance(one, LBFGS) for one in trainer.optimizers):
             do = "take another optimiser, or larger batches"
             raise SolverError(self.where, "LBFGS evaluates a batch several times, and only the last one", do=do)
+        if self._windows.constant != 1 and _fetches(pl_module):
+            what = "training_step fetches its batches itself, where Lightning lets go of gradients in mid-window"
+            do = "take a batch in training_step"
+            raise SolverError(self.where, what, got="training_step(self, dataloader_iter)", do=do)
         if restored is not None:
             self._unit = restored.get("unit")
             if "begin" in restored:
@@ -153,6 +165,10 @@ class Accumulating(Accumulates, Callback):
         if self._how is None or window is None:
             return
         if window.stepped:  # the optimiser evaluates the batch once more
+            if trainer.fit_loop.epoch_loop.batch_idx % trainer.accumulate_grad_batches:
+                what = "the optimiser evaluates a batch several times, and only the last one of a window"
+                do = "take another optimiser, or larger batches"
+                raise SolverError(self.where, what, got=_optimizers(trainer), do=do)
             window.held, window.weight, window.stepped = 0, 0.0, False
         factor: Any = 1.0
         if trainer.accumulate_grad_batches != window.expected:
@@ -190,8 +206,14 @@ class Accumulating(Accumulates, Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Let go of what a batch needed."""
+        """Let go of what a batch needed; the loss that callbacks are given is divided by the batches of its window."""
         self._batch = None
+        window = self._window
+        if self._how is None or window is None or not isinstance(outputs, dict):
+            return
+        loss, told = outputs.get("loss"), trainer.accumulate_grad_batches
+        if isinstance(loss, Tensor) and told != window.expected:
+            outputs["loss"] = loss * (told / window.expected)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was gathered for nothing; the Trainer is left as it was found."""
@@ -219,7 +241,7 @@ class Accumulating(Accumulates, Callback):
             saved |= {name: getattr(window, name) for name in ("epoch", "begin", "size", "end", "own", "expected")}
             saved["held"] = window.held - (1 if broken else 0)
             if self._how.keep_gradients:
-                saved["states"] = _gather(None if broken else _state(window, pl_module))
+                saved["states"] = _gather(None if broken else _state(window, pl_module) | {"scale": _scale_of(trainer)})
         if saved:
             checkpoint[_KEY] = saved
 
@@ -254,7 +276,8 @@ class Accumulating(Accumulates, Callback):
         window = _Window(*(restored[name] for name in ("epoch", "begin", "size", "end", "expected", "own")))
         if None not in states and len(states) == trainer.world_size:
             own = states[trainer.global_rank]
-            _give_gradients(module, own["gradients"])
+            scale = _scale_of(trainer)
+            _give_gradients(module, own["gradients"], scale / own.get("scale", scale))
             window.held, window.weight = restored["held"], own["weight"]
             self._window = window
             return
@@ -326,6 +349,21 @@ def _progress(trainer: Any) -> tuple[int, int]:
     """Batches of the epoch that have begun, and those that training is done with."""
     current = trainer.fit_loop.epoch_loop.batch_progress.current
     return current.ready, current.processed
+
+
+def _fetches(module: LightningModule) -> bool:
+    """Whether ``training_step`` is given an iterator in place of a batch."""
+    return is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True)
+
+
+def _optimizers(trainer: Trainer) -> str:
+    return ", ".join(type(getattr(one, "optimizer", one)).__name__ for one in trainer.optimizers)
+
+
+def _scale_of(trainer: Trainer) -> float:
+    """What a loss scaler has multiplied gradients by."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else float(scaler.get_scale())
 
 
 def _count(batches: int) -> str:
@@ -428,10 +466,11 @@ def _gather(own: Any) -> list[Any]:
     return states
 
 
-def _give_gradients(module: LightningModule, gradients: Mapping[str, Tensor]) -> None:
-    """Put saved gradients back."""
+def _give_gradients(module: LightningModule, gradients: Mapping[str, Tensor], factor: float) -> None:
+    """Put saved gradients back, multiplied by a factor."""
     for name, parameter in module.named_parameters():
         saved = gradients.get(own_name(name))
         if saved is not None:
             own = saved.to(device=local(parameter.detach()).device)
+            own = own if factor == 1.0 else own * factor
             parameter.grad = like(own, parameter.detach())

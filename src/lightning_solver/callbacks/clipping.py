@@ -150,7 +150,7 @@ class Clipping(Callback, ABC):
         shared = bool(work.planned) and work.planned[0].everything and work.planned[0].clip.by_joint_norm
         looked_at = work.nonfinite is not None
         if looked_at and (zeroes or not shared):
-            work.norm = work.gradients.norm()
+            work.norm = work.gradients.norm(work.order)
             if not self._go_on(trainer, work, work.norm, step):
                 return
         found: list[Clipped] = []
@@ -198,7 +198,10 @@ class Clipping(Callback, ABC):
     def _set_to_work(self, trainer: Trainer, module: LightningModule, entry: Entry, optimizer: Optimizer) -> AtWork:
         planned = self.plan_for(trainer, module, entry, optimizer)
         clippers = tuple(one.build() for one in planned)
-        return AtWork(planned, clippers, Gradients(_trained(optimizer)), entry.nonfinite, entry.where)
+        work = AtWork(planned, clippers, Gradients(_trained(optimizer)), entry.nonfinite, entry.where)
+        if planned and planned[0].everything:
+            work.order = planned[0].clip.order
+        return work
 
     def _grown(self, trainer: Trainer, module: LightningModule, name: str, optimizer: Optimizer) -> AtWork:
         """What is done about an optimiser, also if it was given parameters in mid-run, as finetuning callbacks do."""

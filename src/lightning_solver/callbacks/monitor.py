@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_solver.averaging.averaged import Averaged
+from lightning_solver.callbacks.accumulating import Accumulating
 from lightning_solver.callbacks.averaging import Averaging
 from lightning_solver.callbacks.clipping import Clipping
 from lightning_solver.callbacks.order import take_places
@@ -38,6 +39,7 @@ class _Run:
     Args:
         watches: ``id`` of an optimiser -> what watches it.
         averages: The averages of the weights by name.
+        accumulating: What accumulates gradients.
         clock: The time that batches take.
         scaler: The loss scaler.
         every: Steps between two that are logged; 0: none but the first and the last.
@@ -60,6 +62,7 @@ class _Run:
 
     watches: dict[int, Watch] = field(default_factory=dict)
     averages: dict[str, Averaged] = field(default_factory=dict)
+    accumulating: list[Accumulating] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
     scaler: Any = None
     every: int = 0
@@ -180,16 +183,22 @@ class SolverMonitor(Callback):
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
         """Callbacks act in the order in which they have to."""
         take_places(trainer)
+        if stage == "fit":
+            self._restored = None  # of a run that never began; the checkpoint of this one is read later
+            if trainer.global_step == 0:  # another run, also where its checkpoint knows nothing of what is logged here
+                self._counts, self._rates = {}, {}
+                self.histories.load_state_dict({})
 
     def on_train_start(self, trainer: Any, pl_module: LightningModule) -> None:
         """Look for what is to be watched."""
         run = self._run = _Run()
+        run.accumulating = [one for one in trainer.callbacks if isinstance(one, Accumulating)]
         restored, self._restored = self._restored, None
         if restored is not None:
             self._go_on(restored)
-        elif trainer.global_step == 0:
-            self._counts, self._rates = {}, {}
-            self.histories.load_state_dict({})
+            # What a window has gathered is part of its step, if it was kept.
+            run.batches = sum(one.holds for one in run.accumulating)
+            run.samples = restored.get("samples", 0.0) if run.batches else 0.0
         run.every = trainer.log_every_n_steps if self._asked_every is None else self._asked_every
         run.automatic = pl_module.automatic_optimization
         run.replicas = replicas(trainer)
@@ -205,6 +214,7 @@ class SolverMonitor(Callback):
                 counts=self._counts.setdefault(name, Counts(base, base)),
                 most_groups=self._most,
                 per_group=self._per_group,
+                each_batch=run.automatic,
                 work=_work(clippings, pl_module, optimizer),
             )
         self._average(trainer)
@@ -278,7 +288,9 @@ class SolverMonitor(Callback):
             return
         again = run.stepped and run.automatic
         run.stepped = True
-        watch.before_step(run.measured, run.batches, run.samples, run.scaler, again=again)
+        # A loss scaler makes no step after a batch without a loss: the next one takes in what was gathered.
+        carried = any(one.holds for one in run.accumulating)
+        watch.before_step(run.measured, run.batches, run.samples, run.scaler, again=again, carried=carried)
         if self._lr_change is not None and not again:
             self._tell_change(watch, self._lr_change)
 
@@ -300,8 +312,9 @@ class SolverMonitor(Callback):
                 logged = True
         # Lightning drops what a progress bar shows when an epoch begins.
         if run.shown and (logged or batch_idx == 0):
-            for name, value in run.shown.items():
-                pl_module.log(name, value, prog_bar=True, logger=False, on_step=True, on_epoch=False, batch_size=1)
+            # Not by self.log: the module may log by these names in the same hook.
+            shown: dict[str, Any] = trainer.progress_bar_metrics
+            shown.update(run.shown)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is neither work on a step nor waiting for data."""
@@ -320,9 +333,12 @@ class SolverMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Counts and histories, as tensors and plain data."""
-        for watch in self._run.watches.values():
+        run, samples = self._run, 0.0
+        for watch in run.watches.values():
             watch.counts()
+            samples = watch.since(run.batches, run.samples)[1] if run.automatic else 0.0
         return {
+            "samples": samples,
             "counts": {name: [counts.begun, counts.made] for name, counts in self._counts.items()},
             "rates": {name: [*rates] for name, rates in self._rates.items()},
             "histories": self.histories.state_dict(),

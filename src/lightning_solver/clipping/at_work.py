@@ -26,6 +26,7 @@ class AtWork:
         where: The path of the clipping, for error messages.
         clipped: What the latest step measured, one for each clipping; none where it was left out.
         norm: The norm of all gradients before, where it was a by-product of the latest step.
+        order: The order of that norm: that of a clipping of all gradients, else 2.
         found: How many steps have had gradients that were not finite.
         in_a_row: How many of them were the latest ones.
         steps: How many real steps the optimiser had made when that was last needed; a plan counts for itself.
@@ -40,6 +41,7 @@ class AtWork:
     where: str
     clipped: tuple[Clipped, ...] = ()
     norm: Tensor | None = None
+    order: float = 2.0
     found: int = 0
     in_a_row: int = 0
     steps: int = 0

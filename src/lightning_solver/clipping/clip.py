@@ -72,6 +72,11 @@ class Clip(Plain, ABC):
         return "max_norm"
 
     @property
+    def order(self) -> float:
+        """The order of the norms that it measures."""
+        return 2.0
+
+    @property
     def by_joint_norm(self) -> bool:
         """Whether it goes by the norm of all that it is for together, which is measured in any case then."""
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +41,10 @@ class GlobalNorm(Clip):
     def by_joint_norm(self) -> bool:
         return True
 
+    @property
+    def order(self) -> float:
+        return math.inf if self.norm_type == "inf" else float(self.norm_type)
+
     def way(self) -> Way:
         from lightning_solver.clipping.ways import ByNorm
 
@@ -68,6 +73,10 @@ class GroupNorm(Clip):
     def limit(self) -> float:
         return self.max_norm
 
+    @property
+    def order(self) -> float:
+        return math.inf if self.norm_type == "inf" else float(self.norm_type)
+
     def way(self) -> Way:
         from lightning_solver.clipping.ways import ByNorm
 
@@ -95,6 +104,10 @@ class ParameterNorm(Clip):
     @property
     def limit(self) -> float:
         return self.max_norm
+
+    @property
+    def order(self) -> float:
+        return math.inf if self.norm_type == "inf" else float(self.norm_type)
 
     def way(self) -> Way:
         from lightning_solver.clipping.ways import ByParameter
@@ -204,6 +217,10 @@ class AutoClip(Clip):
     @property
     def by_joint_norm(self) -> bool:
         return True
+
+    @property
+    def order(self) -> float:
+        return math.inf if self.norm_type == "inf" else float(self.norm_type)
 
     def way(self) -> Way:
         from lightning_solver.clipping.adaptive import ByPercentile

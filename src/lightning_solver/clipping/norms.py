@@ -58,7 +58,7 @@ class Gradients:
         self._batches = _batches(small) if len(small) > 1 else []
         self._large = [p for p in self.parameters if p.numel() > SMALL] if self._batches else list(self.parameters)
         # the same for all of them, and none is empty, of which there is no greatest number
-        self._at_once = self._plain and all(p.numel() for p in self._large)
+        self._at_once = self._plain and all(p.numel() for p in self.parameters)
         self._ordered = [p for batch in self._batches for p in batch] + self._large
         self._ends = [*itertools.accumulate(map(len, self._batches))]
 
@@ -99,27 +99,30 @@ class Gradients:
             return _norm(torch.stack(parts), order)
         found = []
         for batch in self._batches:
-            some = _present(batch)
+            some = _present(batch, leave=True)
             if any(gradient.is_sparse for gradient in some):
                 found += some
             elif any(gradient.numel() for gradient in some):  # of no numbers there is no greatest one
                 parts.append(_norm(_flatten_dense_tensors(some), order))  # type: ignore[no-untyped-call]
-        found += self._present(self._large)
+        found += self._present(self._large, leave=True)
         if found and self._at_once and not any(gradient.is_sparse for gradient in found):
             parts += _each(found, order)
         else:
             parts += [norm for own in by_device(found) for norm in tensor_norms(own, order).unbind()]
         return joint_norm(parts, order) if parts else torch.zeros(())
 
-    def _present(self, parameters: Sequence[Tensor]) -> list[Tensor]:
+    def _present(self, parameters: Sequence[Tensor], *, leave: bool = False) -> list[Tensor]:
         if self._sharded:
             _sum_up(parameters)
-        return _present(parameters)
+        return _present(parameters, leave=leave)
 
 
-def _present(parameters: Sequence[Tensor]) -> list[Tensor]:
+def _present(parameters: Sequence[Tensor], *, leave: bool = False) -> list[Tensor]:
+    """The gradients that are there; the parameters keep sparse ones as they are where they are to be left alone."""
     found = [gradient for parameter in parameters if (gradient := parameter.grad) is not None]
     if any(gradient.is_sparse and not gradient.is_coalesced() for gradient in found):
+        if leave:  # an optimiser may add up their numbers in another order
+            return [gradient.coalesce() if gradient.is_sparse else gradient for gradient in found]
         for parameter in parameters:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()

@@ -188,9 +188,13 @@ class Norms:
         return self._all.norm()
 
     @torch.no_grad()
-    def by_group(self) -> list[Tensor]:
-        """The norm of each group; a collective call where they are sharded."""
-        return [group.norm() for group in self._groups]
+    def by_group(self, order: float = 2.0) -> list[Tensor]:
+        """The norm of each group; a collective call where they are sharded.
+
+        Args:
+            order: The order of the norms.
+        """
+        return [group.norm(order) for group in self._groups]
 
 
 class Update:

@@ -38,6 +38,8 @@ class Watch:
         counts: Its steps so far.
         most_groups: With how many groups each has series of its own.
         per_group: Whether norms are wanted by group.
+        each_batch: Whether there is at most one step in a batch; else a step without a batch since the one before it
+            is of the same ones.
         work: Gives the clipping of its gradients, which may be another one from step to step; ``None`` where nothing
             clips.
 
@@ -56,11 +58,12 @@ class Watch:
         counts: Counts,
         most_groups: int = 8,
         per_group: bool = False,
+        each_batch: bool = True,
         work: Callable[[], AtWork] | None = None,
     ) -> None:
         self.optimizer, self._work = optimizer, work
         self._prefix, self._choice, self._most, self._per_group = prefix, choice, most_groups, per_group
-        self._counts = counts
+        self._counts, self._each_batch = counts, each_batch
         self._real = RealSteps(optimizer)
         self._measures_norm = choice.has("grad_norm") or choice.has("grad_norm_clipped")
         kinds = [type(one.clip).__name__ for one in work().planned] if work is not None else []
@@ -83,10 +86,17 @@ class Watch:
             if not (work.planned and work.planned[0].everything):
                 self._before["grad_norm"] = work.gradients.norm()
             if self._per_group and self._norms is not None:
-                self._before["grad_norm/"] = self._norms.by_group()
+                self._before["grad_norm/"] = self._norms.by_group(work.order)
 
     def before_step(
-        self, measured: bool, batches: int, samples: float, scaler: Any = None, *, again: bool = False
+        self,
+        measured: bool,
+        batches: int,
+        samples: float,
+        scaler: Any = None,
+        *,
+        again: bool = False,
+        carried: bool = False,
     ) -> None:
         """The optimiser is about to step; gradients are clipped.
 
@@ -96,13 +106,17 @@ class Watch:
             samples: How many samples there were so far.
             scaler: The loss scaler, where there is one.
             again: Whether it asks for gradients once more within one step, as LBFGS does.
+            carried: Whether there is no step, and its batches are part of the next one.
         """
         if self.options.stale:
             self._look()
         if not again:
             self._counts.begun += 1
-            self._held = (batches - self._held_before[0], samples - self._held_before[1])
-        self._held_before = (batches, samples)
+            held = (0, 0.0) if carried else self.since(batches, samples)
+            if held[0] or self._each_batch:
+                self._held = held
+        if not carried:
+            self._held_before = (batches, samples)
         self.values = self.options.read()
         self._step = {}
         work = self.work
@@ -129,6 +143,15 @@ class Watch:
             self._step["update_ratio"] = whole
             if self._per_group:
                 self._step["update_ratio/"] = groups
+
+    def since(self, batches: int, samples: float) -> tuple[int, float]:
+        """Batches and samples since its latest step.
+
+        Args:
+            batches: How many batches there were so far.
+            samples: How many samples there were so far.
+        """
+        return batches - self._held_before[0], samples - self._held_before[1]
 
     @property
     def work(self) -> AtWork | None:
@@ -208,7 +231,7 @@ class Watch:
         """What is measured for the log only."""
         if self._measures_norm and work is not None and work.clipped and "grad_norm_clipped" not in self._step:
             with torch.no_grad():
-                self._step["grad_norm_clipped"] = work.gradients.norm()
+                self._step["grad_norm_clipped"] = work.gradients.norm(work.order)
         if self._norms is not None:
             scale = 1.0
             if scaler is not None and getattr(self.optimizer, "_step_supports_amp_scaling", False):
@@ -218,7 +241,8 @@ class Watch:
             if self._per_group:
                 clips = work is not None and bool(work.clipped)
                 name = "grad_norm_clipped/" if clips else "grad_norm/"
-                self._step[name] = [norm / scale for norm in self._norms.by_group()]
+                order = 2.0 if work is None else work.order
+                self._step[name] = [norm / scale for norm in self._norms.by_group(order)]
         if self._choice.has("loss_scale") and scaler is not None:
             self._step["loss_scale"] = scaler.get_scale()
 
