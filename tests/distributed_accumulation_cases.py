@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from lightning_solver import SolverSpec
 from lightning_solver.averaging import EMA
 from lightning_solver.schedules import Cosine
 from small import loader, trainer
+from two_processes import run_cases
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -201,8 +201,4 @@ class Small(Regression):
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter, after all is said and done
+    run_cases(globals())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from lightning_solver import OptimizerSpec, SolverMixin, SolverSpec
 from lightning_solver import averaging as plain
 from lightning_solver.callbacks import EMA, SWA, PowerEMA
 from small import trainer
+from two_processes import run_cases
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -786,8 +786,4 @@ def ddp_statistics(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter
+    run_cases(globals())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from lightning_solver import Rule, SolverError, SolverSpec
 from lightning_solver.callbacks import RandomState
 from lightning_solver.schedules import Linear, Plateau, Product
 from small import Net, Numbers, loader, spec, trainer
+from two_processes import run_cases
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -228,7 +228,8 @@ def fsdp2_other_groups(folder: Path) -> None:
 
 def fsdp1(folder: Path) -> None:
     """FSDP1 flattens parameters: names and kinds are right with use_orig_params, and what cannot be is refused."""
-    torch.distributed.init_process_group("gloo")
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
     settings = {"optimizer": {"name": "AdamW", "args": {"lr": 0.1}}, "rules": [{"match": "0.*", "lr_scale": 0.5}]}
     rules = SolverSpec.from_dict(settings)
 
@@ -256,8 +257,4 @@ def fsdp1(folder: Path) -> None:
 
 if __name__ == "__main__":
     loader()
-    globals()[sys.argv[1]](Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter, after all is said and done
+    run_cases(globals())

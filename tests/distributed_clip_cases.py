@@ -6,8 +6,6 @@ Each case clips the same gradients whole and in shards, and looks for the same a
 from __future__ import annotations
 
 import math
-import os
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from lightning_solver.clipping import AGC, AutoClip, Clip, GlobalNorm, GroupNorm, ParameterNorm, Value, ZClip
 from lightning_solver.clipping.clipper import Clipper
 from lightning_solver.clipping.norms import Gradients
+from two_processes import run_cases
 
 warnings.simplefilter("ignore")
 torch.set_num_threads(1)
@@ -354,8 +353,4 @@ def learning(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
-    globals()[sys.argv[1]](Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter
+    run_cases(globals())

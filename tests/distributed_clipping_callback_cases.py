@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from lightning_solver.callbacks import GradientClipping
 from lightning_solver.clipping import AGC, AutoClip, GlobalNorm, GroupNorm, ParameterNorm, Value, ZClip
 from lightning_solver.schedules import Linear
 from lightning_solver.sharding import local
+from two_processes import run_cases
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -225,8 +225,4 @@ def ddp_learnt(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter, after all is said and done
+    run_cases(globals())

@@ -5,8 +5,6 @@ Each case asserts on every process and fails the launch if one of them fails.
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from lightning_solver import OptimizerSpec, Rule, SolverSpec
 from lightning_solver.callbacks import RandomState
 from lightning_solver.optimizers.composite import CompositeOptimizer
 from small import Net, loader, spec
+from two_processes import run_cases
 
 BY_REGEX = ("backbone.0", "backbone.1", "head")
 
@@ -196,8 +195,4 @@ def fsdp2_unfreezing(folder: Path) -> None:
 
 if __name__ == "__main__":
     loader()
-    globals()[sys.argv[1]](Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter, after all is said and done
+    run_cases(globals())

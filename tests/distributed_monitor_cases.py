@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from lightning_solver.callbacks.monitor import SolverMonitor
 from lightning_solver.clipping import GlobalNorm
 from small import Net, Numbers, spec, trainer
+from two_processes import run_cases
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -118,8 +118,4 @@ def fsdp2_silent(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter
+    run_cases(globals())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader
 from lightning_solver.callbacks import EMA
 from lightning_solver.callbacks.norm_statistics import SyncNormStatistics, average_statistics
 from small import trainer
+from two_processes import run_cases
 
 warnings.simplefilter("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -258,10 +258,5 @@ def exact(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if not torch.distributed.is_initialized() and sys.argv[1] == "exact":
-        torch.distributed.init_process_group("gloo")
-    globals()[sys.argv[1]](Path(sys.argv[2]))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)  # threads of the process group may abort an orderly exit of the interpreter
+    torch.distributed.init_process_group("gloo")
+    run_cases(globals())

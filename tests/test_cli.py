@@ -256,7 +256,7 @@ def test_plan_tells_in_which_order_callbacks_act(write: Any, capsys: pytest.Capt
     assert place("OwnCallback") == 1
     text = [" ".join(line.split()) for line in out.splitlines()]
     assert "OwnCallback your own, in on_before_optimizer_step" in text
-    assert "SolverClipping looks whether gradients are finite, and clips them" in text
+    assert "SolverClipping clips gradients by GlobalNorm (max_norm 1)" in text
     assert any(line.endswith("what a window holds: 1 batch a step, 3 from 1ep on") for line in text)
     for idle in ("FollowMetrics", "Freezing", "SolverAccumulation", "SolverAverages", "OptimizerMode"):
         assert f"{idle} has nothing to do in this run" in text

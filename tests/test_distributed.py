@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from two_processes import launch
 
 CASES = {
     "distributed_cases.py": [
@@ -39,15 +38,23 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[set[str], str]]:
+    """Script -> the cases that have passed, and what was said; each script is launched once, when it is asked for."""
+    return _Launched(tmp_path_factory.mktemp("two_processes"))
+
+
+class _Launched(dict[str, tuple[set[str], str]]):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __missing__(self, script: str) -> tuple[set[str], str]:
+        self[script] = launch(Path(__file__).parent / script, CASES[script], self._folder / script)
+        return self[script]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("script", "case"), [(script, case) for script, cases in CASES.items() for case in cases])
-def test_two_processes(script: str, case: str, tmp_path: Path) -> None:
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    paths = os.pathsep.join([str(here), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(here / script), case, str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
+def test_two_processes(script: str, case: str, launched: dict[str, tuple[set[str], str]]) -> None:
+    passed, said = launched[script]
+    assert case in passed, said

@@ -443,3 +443,27 @@ def test_epoch_at_step_undoes_steps_at_epoch(run, epoch):
 def test_every_step_lies_in_its_epoch(run, step):
     epoch = run.epoch_at_step(step)
     assert run.steps_at_epoch(Fraction(epoch)) <= step < run.steps_at_epoch(Fraction(epoch + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("4ba", 1),
+        ("8ba", 2),
+        ("9ba", 3),
+        ("18ba", 6),
+        ("13ba", 4),
+        ("17/2ba", Fraction(5, 2)),
+        ("32sp", 1),
+        ("72sp", 3),
+    ],
+)
+def test_batches_where_the_last_step_of_an_epoch_is_made_of_fewer(text: str, steps: int | Fraction) -> None:
+    run = RunLength(30, 3, batches_per_step=4, samples_per_step=32, batches_per_epoch=9)
+    assert Duration.parse(text).resolve(run) == steps
+
+
+def test_a_window_longer_than_an_epoch() -> None:
+    run = RunLength(10, 1, batches_per_step=1000, batches_per_epoch=9)
+    assert Duration.parse("9ba").resolve(run) == 1
+    assert Duration.parse("3ba").resolve(run) == Fraction(1, 3)

@@ -256,3 +256,24 @@ def test_a_window_that_the_next_one_takes_in_is_counted_there() -> None:
     assert monitor.history("batches_per_step").latest == 7.0
     assert monitor.history("samples_per_step").latest == 32.0
     assert monitor.latest()["steps"] == 1.0
+
+
+def test_windows_of_a_checkpoint_that_knows_nothing_of_them_end_where_they_would_have(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def data() -> StatefulDataLoader:
+        return StatefulDataLoader(Batches([2] * 10), batch_size=None)
+
+    with_trainers = trainer(
+        callbacks=[Save(tmp_path)], max_epochs=1, enable_checkpointing=True, accumulate_grad_batches=4
+    )
+    with_trainers.fit(Plain(), data())
+    resumed = trainer(callbacks=[GradientAccumulation(4)], max_epochs=1)
+    resumed.fit(Plain(), data(), ckpt_path=tmp_path / "2.ckpt")
+    assert resumed.global_step == with_trainers.global_step == 3
+    assert "written in mid-window, by Lightning's own accumulation" in caplog.text
+    caplog.clear()
+    between = trainer(callbacks=[GradientAccumulation(4)], max_epochs=1)
+    between.fit(Plain(), data(), ckpt_path=tmp_path / "4.ckpt")
+    assert between.global_step == 3
+    assert "mid-window" not in caplog.text

@@ -10,10 +10,12 @@ from fractions import Fraction
 from typing import Any
 
 from lightning_solver.durations import Duration
-from lightning_solver.errors import SolverError
+from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.plain import Plain
 
 Amount = int | dict[int | str, int]
+
+_FIELDS = ("batches", "samples", "weigh_by", "keep_gradients")
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,17 @@ def milestones(amount: Amount, where: str) -> list[tuple[Duration, int]]:
         SolverError: Points that are not in order or of several units, no first one, or numbers below 1.
     """
     pairs: Mapping[Any, int] = amount if isinstance(amount, Mapping) else {0: amount}
+    if not pairs:
+        raise SolverError(where, "names no point", got="{}", do="begin with 0, as in {0: 1, 5ep: 4}, or leave it out")
     found: list[tuple[Duration, int]] = []
     unit: str | None = None
     for point, number in pairs.items():
         path = f"{where}.{point}" if isinstance(amount, Mapping) else where
         if number < 1:
             raise SolverError(path, "must be at least 1", got=str(number), do="correct it")
+        if isinstance(point, str) and point.isidentifier():  # a duration begins with a number
+            do = f"{suggestion(point, _FIELDS, 'keys')}; or give points of the run such as 5ep or 1000"
+            raise SolverError(path, "unknown key", got=repr(point), do=do)
         duration = Duration.parse(point, path)
         ((value, own),) = duration.terms if len(duration.terms) == 1 else ((Fraction(-1), ""),)
         if own not in ("st", "ep") or value < 0:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from lightning_solver.accumulation import milestones
 from lightning_solver.durations import RunLength
 from lightning_solver.errors import SolverError
 from lightning_solver.groups import Group
@@ -149,6 +150,27 @@ def refuse_closures(used: Sequence[Member]) -> None:
                 f"{member.recipe.cls.__name__} evaluates its closure several times a step, in which no other can join"
             )
             raise SolverError(member.where, what, do="use it as the only optimiser")
+
+
+def note_accumulation(spec: SolverSpec, run: RunLength, notes: list[str]) -> None:
+    """Say which changes of the accumulation the run never reaches.
+
+    Args:
+        spec: The specification.
+        run: The length of the run.
+        notes: What is odd is added here.
+    """
+    how = spec.accumulation()
+    if how is None or run.total_steps is None:
+        return
+    epochs: Any = len(run.epoch_ends) if run.epoch_ends is not None else None
+    if epochs is None and run.steps_per_epoch is not None:
+        epochs = run.total_steps / run.steps_per_epoch
+    for point, number in milestones(how.batches or how.samples or 1, "accumulate"):
+        ((value, unit),) = point.terms
+        end = epochs if unit == "ep" else run.total_steps
+        if value and end is not None and value >= end:
+            notes.append(f"accumulate: {number} from {point} on is never reached: the run ends before")
 
 
 def note_schedule_free(curves: Mapping[str, Curve], groups: Sequence[Group], run: RunLength, notes: list[str]) -> None:

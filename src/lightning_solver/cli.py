@@ -8,6 +8,7 @@ from ast import literal_eval
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from types import MethodType
 from typing import Any, NoReturn, Optional, TypeVar, Union
@@ -31,7 +32,7 @@ from lightning_solver.files import blocks
 from lightning_solver.happened import Happened, happened, read_log
 from lightning_solver.mixin import SolverMixin
 from lightning_solver.optimizers.modes import has_modes
-from lightning_solver.plain import field_hints
+from lightning_solver.plain import field_hints, import_dotted
 from lightning_solver.plan import Plan
 from lightning_solver.several import ALONE, read_solver
 from lightning_solver.spec import SolverSpec
@@ -149,6 +150,16 @@ class SolverCLI(LightningCLI):
         if self.subcommand == "plan":
             self.trainer.plan = MethodType(plan, self.trainer)  # type: ignore[attr-defined]
 
+    def instantiate_classes(self) -> None:
+        """As Lightning's; what a callback of ours refuses is told without what the parser has tried besides."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            own = _within(error)
+            if own is None or own is error:
+                raise
+            raise own from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer; one that only plans keeps no logs and prints nothing but the plan."""
         if self.subcommand == "plan":
@@ -186,6 +197,9 @@ class SolverCLI(LightningCLI):
             what = "names several optimisers, but the module's argument takes one solver"
             do = "annotate it as solver: dict[str, SolverSpec], or write the block as the top-level key solver:"
             return str(SolverError(several, what, do=do))
+        wrong = _mistake_in_class(message)
+        if wrong is not None:
+            return str(wrong)
         found = re.search(
             r"[Oo]ption '([\w.]+)' is not accepted|does not accept (?:option|nested key) '([\w.]+)'", message
         )
@@ -388,6 +402,31 @@ def _mistake_in_override(message: str) -> SolverError | None:
             return error
         return error.moved(f"{whole}[0]", f"{whole}+") if single else error.moved(whole, f"{whole}+")
     return None
+
+
+def _mistake_in_class(message: str) -> SolverError | None:
+    """What is wrong with an argument of a class, of a callback say, that a message is about."""
+    found = re.search(
+        r"Parser key \"([\w.]+)\".*Problem with given class_path '([\w.]+)':\s*[Oo]ption '(\w+)' is not accepted",
+        message,
+        re.DOTALL,
+    )
+    if found is None:
+        return None
+    key, path, name = found.groups()
+    own = path.rpartition(".")[2]
+    try:
+        known = [*signature(import_dotted(path, key)).parameters]
+    except (SolverError, TypeError, ValueError):
+        known = []
+    return SolverError(key, f"{own} takes no such argument", got=repr(name), do=suggestion(name, known, "arguments"))
+
+
+def _within(error: BaseException | None) -> SolverError | None:
+    """The error of ours that another one was raised from."""
+    while error is not None and not isinstance(error, SolverError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _overrides(given: Sequence[str]) -> Iterator[tuple[str, list[str], Any]]:

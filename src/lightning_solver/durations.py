@@ -128,7 +128,24 @@ def _steps(value: Fraction, unit: Unit, run: RunLength, where: str) -> Fraction:
         raise SolverError(
             where, f"needs the number of {what} in a step, which is not known", got=f"{value}{unit}", do=do
         )
-    return value / Fraction(per_step)
+    if run.batches_per_epoch is None or run.batches_per_step is None:
+        return value / Fraction(per_step)
+    size = Fraction(run.batches_per_step)
+    return _steps_of_batches(value if unit == "ba" else value / Fraction(per_step) * size, size, run.batches_per_epoch)
+
+
+def _steps_of_batches(batches: Fraction, size: Fraction, per_epoch: int) -> Fraction:
+    """Steps that are over after some batches, where the last one of an epoch is made of those that are left.
+
+    Args:
+        batches: How many batches are over.
+        size: How many make a step.
+        per_epoch: How many an epoch has.
+    """
+    epochs, rest = divmod(batches, per_epoch)
+    whole, left = divmod(Fraction(per_epoch), size)
+    within = rest / size if rest <= whole * size else whole + (rest - whole * size) / left
+    return epochs * (whole + (left > 0)) + within
 
 
 def _written(value: Fraction) -> str:
@@ -154,6 +171,7 @@ class RunLength:
             ``total_steps`` cuts short is given its full length. Past the last entry epochs are as long as the last one.
         batches_per_step: Batches that make one step (accumulation), where it is the same for the whole run.
         samples_per_step: Samples that make one step, over all devices.
+        batches_per_epoch: Batches of an epoch, where the last step of each is made of fewer than the others.
         unknown: Why ``total_steps`` is ``None``, and the ways out; for the error message.
 
     Raises:
@@ -170,6 +188,7 @@ class RunLength:
     epoch_ends: Sequence[Rational] | None = None
     batches_per_step: Rational | None = None
     samples_per_step: Rational | None = None
+    batches_per_epoch: int | None = None
     unknown: str | None = None
 
     def __post_init__(self) -> None:

@@ -172,6 +172,7 @@ class Happened:
         gradients: What was logged of gradients: one of :data:`GRADIENTS` -> the series; of several clippings
             ``clip_limit/AGC``.
         by_group: Name of a group -> the norm of its gradients, where that was logged.
+        skipped: Steps that were begun and not made; options are then those of real steps.
     """
 
     plan: Plan
@@ -179,6 +180,7 @@ class Happened:
     beside: tuple[Beside, ...]
     gradients: Mapping[str, Series]
     by_group: Mapping[str, Series]
+    skipped: int = 0
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -196,6 +198,9 @@ class Happened:
     def describe(self) -> str:
         """The two compared, as text: for each group the first and the greatest difference."""
         lines = [f"what happened, by {self.path.name}"]
+        if self.skipped:
+            steps = f"{self.skipped:,} step{'s were' if self.skipped > 1 else ' was'}"
+            lines.append(f"  {steps} begun and not made; the others are held against the plan, by their own count")
         for option in dict.fromkeys([*self.plan.curves, *(one.option for one in self.beside)]):
             lines += [f"  {line}" for line in self._about(option)]
         if self.plan.monitors and any(self.differs(option) for option in self.plan.curves):
@@ -257,7 +262,8 @@ def happened(log: Log, plan: Plan, *, name: str = ALONE, automatic: bool = True)
         SolverError: Nothing in it belongs to the plan, or it goes beyond it.
     """
     tail = "" if name == ALONE else f"/{name}"
-    counted = None if automatic else _counted(log, tail, plan)
+    skipped = _skipped(log, tail)
+    counted = _counted(log, tail, plan) if skipped or not automatic else None
 
     def series(column: str) -> Series:
         found = log.series(column)
@@ -268,15 +274,18 @@ def happened(log: Log, plan: Plan, *, name: str = ALONE, automatic: bool = True)
         for option in _known_options(plan)
         for column, label, group in _columns(log, plan, option, tail)
     ]
-    gradients = {key: series(key + tail) for key in GRADIENTS if key + tail in log.cells}
+    # What led to no step is drawn where it was: steps that were not made have none of their own.
+    measured = log.series if automatic else series
+    gradients = {key: measured(key + tail) for key in GRADIENTS if key + tail in log.cells}
     kinds = unique(type(planned.clip).__name__ for planned in plan.clips)
     for key in (LIMIT, SHARE):  # which have the names of the clippings where there are several
         names = [(f"{key}/{kind}", f"{key}{tail}/{kind}") for kind in kinds if len(kinds) > 1]
-        gradients |= {full: series(column) for full, column in names if column in log.cells}
+        gradients |= {full: measured(column) for full, column in names if column in log.cells}
     columns = {group.name: f"grad_norm{tail}/{own}" for group, own in zip(plan.groups, _written(plan))}
-    by_group = {name: series(column) for name, column in columns.items() if column in log.cells}
+    by_group = {name: measured(column) for name, column in columns.items() if column in log.cells}
     for i, (kind, planned) in enumerate(zip(kinds, plan.clips)):
-        limit = gradients.get(LIMIT if len(kinds) == 1 else f"{LIMIT}/{kind}")
+        column = f"{LIMIT}{tail}" if len(kinds) == 1 else f"{LIMIT}{tail}/{kind}"
+        limit = series(column) if column in log.cells else None
         if limit is not None and planned.clip.limit is not None and not isinstance(planned.clip, ZClip):
             beside.append(Beside(LIMIT, kind, None, limit, plan.limits(limit.steps)[:, i]))
     if not beside and not gradients:
@@ -286,7 +295,7 @@ def happened(log: Log, plan: Plan, *, name: str = ALONE, automatic: bool = True)
         raise SolverError(str(log.path), what, got=_some([*log.cells]) or "no values", do=do)
     for one in [*(one.logged for one in beside), *gradients.values()]:
         _refuse_beyond(log, plan, one)
-    return Happened(plan, log.path, tuple(beside), FrozenDict(gradients), FrozenDict(by_group))
+    return Happened(plan, log.path, tuple(beside), FrozenDict(gradients), FrozenDict(by_group), skipped)
 
 
 def _beside(plan: Plan, option: str, label: str, group: int | None, logged: Series) -> Beside:
@@ -352,10 +361,29 @@ def _counted(log: Log, tail: str, plan: Plan) -> dict[int, int]:
     """Batch of the log (0-based) -> the step (0-based) that was made last then."""
     if f"steps{tail}" in log.cells:
         found = log.series(f"steps{tail}")
-        return {int(batch): int(made) - 1 for batch, made in zip(found.steps, found.values)}
+        known = {int(batch): int(made) - 1 for batch, made in zip(found.steps, found.values)}
+        before = 0
+        for batch, skipped in _skips(log, tail):
+            if skipped != before:  # nobody knows whether it was the very step of this line
+                known.pop(batch, None)
+            before = skipped
+        return known
     each = plan.run.batches_per_step or 1
     batches = {step for cells in log.cells.values() for _, step, _ in cells}
     return {batch: math.ceil((batch + 1) / each) - 1 for batch in batches}
+
+
+def _skips(log: Log, tail: str) -> list[tuple[int, int]]:
+    """Line of the log -> how many steps were begun and not made by then, where that and the real steps were logged."""
+    if f"skipped_steps{tail}" not in log.cells or f"steps{tail}" not in log.cells:
+        return []
+    found = log.series(f"skipped_steps{tail}")
+    return [(int(at), int(count)) for at, count in zip(found.steps, found.values)]
+
+
+def _skipped(log: Log, tail: str) -> int:
+    """How many steps were begun and not made."""
+    return max((count for _, count in _skips(log, tail)), default=0)
 
 
 def _in_own_steps(found: Series, counted: Mapping[int, int]) -> Series:

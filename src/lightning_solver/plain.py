@@ -264,12 +264,17 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _conform_union(value: Any, hints: Sequence[Any], where: str) -> Any:
-    fits = any(_fits(value, hint) for hint in hints)
-    if isinstance(value, str) and float in hints and not fits and _is_number_in_quotes(value):
+    if (
+        isinstance(value, str)
+        and float in hints
+        and str not in hints
+        and not any(_admits(hint, value) for hint in hints)
+        and _is_number_in_quotes(value)
+    ):
         got, do = f"{value!r} (str)", "write it without quotes, and with a point: YAML reads 1e-3 as a text"
         raise SolverError(where, f"must be {describe(Union[tuple(hints)])}", got=got, do=do)
-    if isinstance(value, float) and math.isinf(value) and any(_admits(hint, "inf") for hint in hints):
-        raise SolverError(where, "must be a finite number or 'inf'", got=repr(value), do="write it as the text inf")
+    if value == math.inf and any(_admits(hint, "inf") for hint in hints):
+        return "inf"  # as torch and YAML write it
     for hint in hints:
         if _fits(value, hint) and not (_is_mapping_of_settings(value, hint) and _names_no_field(value, hint, hints)):
             return conform(value, hint, where)
@@ -295,10 +300,9 @@ def _names_no_field(value: Mapping[Any, Any], hint: Any, hints: Sequence[Any]) -
 
 def _is_number_in_quotes(text: str) -> bool:
     try:
-        float(text)
+        return math.isfinite(float(text))
     except ValueError:
         return False
-    return True
 
 
 def _conform_sequence(value: Sequence[Any], hint: Any, where: str) -> tuple[Any, ...]:
@@ -316,6 +320,10 @@ def _misfit(value: Any, hint: Any, where: str) -> SolverError:
         return SolverError(where, "unknown value", got=repr(value), do=suggestion(value, choices, "values"))
     got = f"{value!r} ({type(value).__name__})"
     for choice in (hint, *typing.get_args(hint)):
+        if _is_class(choice) and issubclass(choice, Plain) and inspect.isabstract(choice):
+            names = ", ".join(sorted(subclasses(choice)))
+            do = f"write it as {{class_path: ..., init_args: {{...}}}}, with one of {names}; in Python give an instance"
+            return SolverError(where, f"must be {describe(hint)}", got=got, do=do)
         if _is_class(choice) and issubclass(choice, Plain) and dataclasses.fields(choice):
             do = f"write a mapping with some of the keys {', '.join(field_hints(choice))}"
             return SolverError(where, f"must be {describe(hint)}", got=got, do=do)

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from lightning_solver.averaging.planned import PlannedAverage, plan_averages, scope_of
 from lightning_solver.checks import (
     check_frozen,
+    note_accumulation,
     note_depths,
     note_idle,
     note_schedule_free,
@@ -337,6 +338,7 @@ def _make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:
     refuse_closures(used)
     note_unused(members, used, notes)
     check_frozen(spec, run, groups, notes)
+    note_accumulation(spec, run, notes)
     for index, source in enumerate(sources):
         for option in source.rule.schedules:
             _slot_of_some(option, [chooses[index]] if index in chooses else members, source)

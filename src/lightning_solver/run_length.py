@@ -48,12 +48,14 @@ def trainer_run_length(trainer: Trainer) -> RunLength:
             samples_per_step=_samples_per_step(windows, samples),
         )
     ends = _epoch_ends(trainer, windows, batches, max_epochs, max_steps)
+    whole_only = trainer.strategy.handles_gradient_accumulation
     limits = [limit for limit in (max_steps, None if max_epochs is None else ends[max_epochs - 1]) if limit is not None]
     return RunLength(
         total_steps=min(limits) if limits else None,
         epoch_ends=ends,
         batches_per_step=windows.constant,
         samples_per_step=_samples_per_step(windows, samples),
+        batches_per_epoch=batches if windows.constant and batches % windows.constant and not whole_only else None,
         unknown=None if limits else _NO_END,
     )
 

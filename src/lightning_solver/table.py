@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,6 +256,9 @@ def _run(plan: Plan) -> str:
         text += f", {float(epochs):g} epoch{'s' * (epochs != 1)} of {float(run.steps_per_epoch):g}"
     if run.batches_per_step not in (None, 1):
         text += f"; {float(run.batches_per_step or 0):g} batches make a step"
+        if run.batches_per_epoch is not None:
+            left = run.batches_per_epoch % Fraction(run.batches_per_step or 1)
+            text += f", the last of an epoch is of {float(left):g}"
     return text
 
 

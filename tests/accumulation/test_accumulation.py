@@ -17,7 +17,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "zero": (0, "solver.accumulate: must be at least 1; got 0; correct it"),
     "negative later": ({0: 1, "5ep": -2}, "solver.accumulate.5ep: must be at least 1; got -2; correct it"),
     "no start": ({"5ep": 4}, "solver.accumulate: does not say what holds from the start; got 5ep; begin with 0, as in {0: 1, 5ep: 4}"),
-    "empty": ({}, "solver.accumulate: does not say what holds from the start; got None; begin with 0, as in {0: 1, 5ep: 4}"),
+    "empty": ({}, "solver.accumulate: names no point; got {}; begin with 0, as in {0: 1, 5ep: 4}, or leave it out"),
     "order": ({0: 1, 10: 2, 5: 3}, "solver.accumulate.5: does not come after the point before it; got 5; put them in order"),
     "twice": ({0: 1, "5": 2, "5st": 3}, "solver.accumulate.5st: does not come after the point before it; got 5st; put them in order"),
     "units": ({0: 1, 10: 2, "5ep": 3}, "solver.accumulate.5ep: is in another unit than a point before it; got 5ep; give all points in epochs, or all in steps"),

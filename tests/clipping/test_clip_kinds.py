@@ -345,3 +345,14 @@ def test_a_gradient_is_clipped_by_the_limit_of_the_kind_or_the_one_that_is_given
         clipped = GlobalNorm(max_norm=1.0).over([weight]).apply(limit=limit)
         assert clipped.limit == expected
         assert float(weight.grad.norm()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("clip", [AutoClip(), ZClip()])
+def test_what_learns_is_not_applied_once(clip: AutoClip | ZClip) -> None:
+    with pytest.raises(SolverError, match=r"Clip\.apply: learns from step to step, .*clipper = clip\.over\(model\)"):
+        clip.apply([torch.zeros(2, requires_grad=True)])
+
+
+@pytest.mark.parametrize("written", ["inf", float("inf")])
+def test_the_greatest_value_is_written_as_torch_or_yaml_write_it(written: object) -> None:
+    assert GlobalNorm(1.0, written) == GlobalNorm(1.0, "inf")  # type: ignore[arg-type]

@@ -552,7 +552,7 @@ def test_names_are_those_of_the_module_that_fabric_has_wrapped() -> None:
 TWICE = "the gradients would be clipped twice"
 
 
-@pytest.mark.parametrize(("way", "who"), [("solver", "SolverClipping"), ("callback", "GradientClipping")])
+@pytest.mark.parametrize(("way", "who"), [("solver", "clip of the solver"), ("callback", "GradientClipping")])
 def test_it_does_not_work_beside_gradient_clip_val(way: str, who: str) -> None:
     net, callbacks = prepared(way, GlobalNorm(LIMIT))
     message = f"Trainer.gradient_clip_val: {TWICE}; got 0.5; leave it out: the gradients are clipped by {who}"

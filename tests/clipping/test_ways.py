@@ -487,7 +487,7 @@ def test_nothing_is_touched_where_the_limit_is_not_reached(
     parameters = made(SHAPES, dtype, [1.0])
     before = copies(parameters)
     places = [(p.grad.data_ptr(), p.grad._version) for p in parameters if p.grad is not None]
-    found = clip.apply(parameters)
+    found = clip.over(parameters).apply()
     equal(parameters, before, 0.0)
     after = [(p.grad.data_ptr(), p.grad._version) for p in parameters if p.grad is not None]
     if isinstance(clip, Value):  # which is cut off without a look
@@ -567,7 +567,7 @@ def test_a_share_is_of_groups_tensors_units_and_numbers() -> None:
 
 def test_what_is_measured_has_no_history_and_one_number() -> None:
     for clip in [*clips(0.1, 2.0), AutoClip(), ZClip(max_norm=0.1)]:
-        found = clip.apply(made([(3, 4), (2,)], torch.float32, [1.0]))
+        found = clip.over(made([(3, 4), (2,)], torch.float32, [1.0])).apply()
         for value in (found.norm, found.clipped_norm, found.share):
             assert value is not None
             assert value.shape == ()

@@ -249,6 +249,11 @@ class Accumulating(Accumulates, Callback):
         """Keep the window until training starts."""
         if trainer.state.fn == "fit":
             self._restored = checkpoint.get(_KEY)
+            if self._restored is None and self.accumulation(pl_module) is not None and _in_window(checkpoint):
+                what = (
+                    "the checkpoint was written in mid-window, by Lightning's own accumulation, without the gradients"
+                )
+                report(f"{what}: the rest of the window makes a step")
 
     # ------------------------------------------------------------------ not for users
 
@@ -256,7 +261,10 @@ class Accumulating(Accumulates, Callback):
         """A new window; one whose step never came goes on in it."""
         batches, epoch, last = _batches(trainer), trainer.current_epoch, self._window
         size = self._windows.size_at(trainer.global_step, epoch, batch_idx, batches)
-        end = batch_idx + size if batches is None else min(batch_idx + size, batches)
+        end = batch_idx + size
+        if last is None and self._windows.constant is not None:
+            end -= batch_idx % size  # a checkpoint may know nothing of windows: they end where they would have
+        end = end if batches is None else min(end, batches)
         window = _Window(epoch, batch_idx, size, end, end - batch_idx, own=batch_idx % size != 0)
         if last is not None and last.open and last.epoch == epoch:
             for parameter, gradient in last.aside:
@@ -337,6 +345,14 @@ class Accumulating(Accumulates, Callback):
         if not module.automatic_optimization:
             do = "under manual optimisation use SolverMixin.solver_turn"
             raise SolverError(self.where, "needs automatic optimisation", got="manual optimisation", do=do)
+
+
+def _in_window(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was written between the batches of a step, by what Lightning's loop has counted."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    counted = loops.get("epoch_loop.automatic_optimization.optim_progress", {}).get("optimizer", {})
+    begun, made = (counted.get(what, {}).get("current", {}).get("completed", 0) for what in ("zero_grad", "step"))
+    return bool(begun > made)
 
 
 def _batches(trainer: Trainer) -> int | None:

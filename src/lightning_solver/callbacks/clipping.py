@@ -290,7 +290,8 @@ def _refuse(trainer: Any, module: LightningModule, own: Clipping, *, clips: bool
     """Whatever would clip a second time, or holds gradients in a form of its own."""
     twice = "the gradients would be clipped twice"
     if clips and (trainer.gradient_clip_val or 0.0) > 0.0:  # Lightning does nothing at 0
-        do = f"leave it out: the gradients are clipped by {type(own).__name__}"
+        by = "clip of the solver" if type(own).__name__ == "SolverClipping" else type(own).__name__
+        do = f"leave it out: the gradients are clipped by {by}"
         raise SolverError("Trainer.gradient_clip_val", twice, got=str(trainer.gradient_clip_val), do=do)
     for other in trainer.callbacks:
         if isinstance(other, Clipping) and other is not own and other.entries(trainer, module):

@@ -43,6 +43,9 @@ class GradientAccumulation(Accumulating):
         keep_gradients: bool = False,
     ) -> None:
         super().__init__()
+        if batches is None and samples is None:
+            do = "give one of them, as in GradientAccumulation(4)"
+            raise SolverError(self.where, "is given neither batches nor samples", do=do)
         try:
             self._given = Accumulation(batches, samples, weigh_by, keep_gradients)
         except SolverError as error:

@@ -133,7 +133,10 @@ class SolverMonitor(Callback):
             if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
                 what, do = "must be a whole number >= 1", "give a number of steps, groups or values"
                 raise SolverError(f"SolverMonitor.{name}", what, got=repr(number), do=do)
-        if lr_change is not None and not lr_change > 1.0:
+        given: Any = samples
+        if given is not None and not callable(given):
+            raise SolverError("SolverMonitor.samples", "must be a function", got=repr(given), do="let it take a batch")
+        if lr_change is not None and not (isinstance(lr_change, (int, float)) and lr_change > 1.0):
             do = "give a factor such as 1.1, or None for no message"
             raise SolverError("SolverMonitor.lr_change", "must be greater than 1", got=repr(lr_change), do=do)
         self._asked_every, self._per_group, self._most = every, per_group, most_groups
@@ -181,7 +184,14 @@ class SolverMonitor(Callback):
     # ------------------------------------------------------------------ the beginning and the end
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
-        """Callbacks act in the order in which they have to."""
+        """Callbacks act in the order in which they have to.
+
+        Raises:
+            SolverError: There are two monitors.
+        """
+        if sum(isinstance(one, SolverMonitor) for one in trainer.callbacks) > 1:
+            do = "give one, with the series of both"
+            raise SolverError("Trainer.callbacks", "there are two monitors", got="SolverMonitor", do=do)
         take_places(trainer)
         if stage == "fit":
             self._restored = None  # of a run that never began; the checkpoint of this one is read later

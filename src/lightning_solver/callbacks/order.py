@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 
 from lightning_solver.accumulation import Accumulates
 from lightning_solver.roles import ROLES, Role, in_order
+from lightning_solver.several import by_name
 
 __all__ = ["ROLES", "STEP_HOOKS", "Role", "arrange", "describe", "role_of", "take_places"]
 
@@ -82,7 +83,7 @@ def describe(callbacks: Iterable[Any], *, idle: Collection[Any] = (), module: An
         >>> from lightning_solver.clipping import GlobalNorm
         >>> for line in describe([EMA(0.99), GradientClipping(GlobalNorm(1.0))]):
         ...     print(line)
-        GradientClipping  looks whether gradients are finite, and clips them
+        GradientClipping  clips gradients by GlobalNorm (max_norm 1)
         EMA               takes in the weights that a step has made
     """
     found = arrange([*callbacks])
@@ -99,9 +100,28 @@ def _does(callback: Any, idle: bool, module: Any) -> str:
     how = callback.accumulation(module) if isinstance(callback, Accumulates) and module is not None else None
     if how is not None and role is not None:
         return f"{ROLES[role].does}: {how.describe()}"
+    looks_after = _clips(callback, module) if role == "clip" else None
+    if looks_after is not None:
+        return looks_after
     if role is not None:
         return ROLES[role].does
     package = type(callback).__module__.partition(".")[0]
     whose = {"lightning": "of Lightning", "lightning_solver": "of lightning-solver"}.get(package, "your own")
     hooks = [hook for hook in STEP_HOOKS if getattr(type(callback), hook, None) is not getattr(Callback, hook)]
     return whose + (f", in {', '.join(hooks)}" if hooks else ", in no hook of a step")
+
+
+def _clips(callback: Any, module: Any) -> str | None:
+    """What a callback does that looks after gradients, as far as that is known without a run."""
+    own = getattr(callback, "_entry", None)
+    solver = getattr(module, "solver", None)
+    entries = [own] if own is not None else [*by_name(solver).values()] if solver is not None else []
+    if not entries:
+        return None
+    looks, clips = any(one.nonfinite is not None for one in entries), [one.clip for one in entries if one.clip]
+    found = ["looks whether gradients are finite"] * looks
+    if clips:
+        kinds = [one for given in clips for one in (given if isinstance(given, tuple) else (given,))]
+        how = ", then ".join(dict.fromkeys(one.describe() for one in kinds))
+        found.append(f"clips {'them' if looks else 'gradients'}" + (f" by {how}" if len(clips) == 1 else ""))
+    return ", and ".join(found)

@@ -59,7 +59,11 @@ class PlanGuard(Callback):
             return
         name, parts = type(pl_module).__name__, pl_module.solver_parts
         if not parts or not any(part.optimizer is one for part in parts.values() for one in trainer.optimizers):
-            report(f"{name} has a configure_optimizers of its own: its solver is not followed")
+            specs = by_name(pl_module.solver).values()
+            beside = ["accumulate"] * any(one.accumulation() is not None for one in specs)
+            beside += ["averages"] * any(bool(one.averages) for one in specs)
+            but = f", but for its {' and '.join(beside)}" if beside else ""
+            report(f"{name} has a configure_optimizers of its own: its solver is not followed{but}")
             return
         if not _follows(trainer, pl_module):
             do = "return what super().configure_optimizers() returns, the scheduler too"

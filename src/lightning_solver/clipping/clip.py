@@ -72,6 +72,11 @@ class Clip(Plain, ABC):
         return "max_norm"
 
     @property
+    def learns(self) -> bool:
+        """Whether it finds its limit from step to step."""
+        return False
+
+    @property
     def order(self) -> float:
         """The order of the norms that it measures."""
         return 2.0
@@ -169,7 +174,7 @@ class Clip(Plain, ABC):
     def apply(self, parameters: nn.Module | Iterable[Tensor] | Sequence[Iterable[Tensor]]) -> Clipped:
         """Clip the gradients of some parameters once, in place.
 
-        Of kinds that learn from step to step (``AutoClip``, ``ZClip``) use :meth:`over`, which keeps what they learn.
+        For kinds that learn from step to step (``AutoClip``, ``ZClip``) use :meth:`over`, which keeps what they learn.
 
         Args:
             parameters: A module (its parameters); parameters; or lists of parameters, which are groups. Parameters
@@ -177,6 +182,9 @@ class Clip(Plain, ABC):
 
         Returns:
             What was measured.
+
+        Raises:
+            SolverError: A kind that learns.
 
         Example:
             >>> import torch
@@ -187,6 +195,10 @@ class Clip(Plain, ABC):
             >>> float(clipped.norm), round(float(clipped.clipped_norm), 4)
             (5.0, 1.0)
         """
+        if self.learns:
+            do = "make it once, clipper = clip.over(model), and call clipper.apply() in the loop"
+            what = "learns from step to step, and would forget at once"
+            raise SolverError(f"{type(self).__name__}.apply", what, do=do)
         return self.over(parameters).apply()
 
     def describe(self) -> str:

@@ -222,6 +222,10 @@ class AutoClip(Clip):
     def order(self) -> float:
         return math.inf if self.norm_type == "inf" else float(self.norm_type)
 
+    @property
+    def learns(self) -> bool:
+        return True
+
     def way(self) -> Way:
         from lightning_solver.clipping.adaptive import ByPercentile
 
@@ -268,6 +272,10 @@ class ZClip(Clip):
 
     @property
     def by_joint_norm(self) -> bool:
+        return True
+
+    @property
+    def learns(self) -> bool:
         return True
 
     def way(self) -> Way:

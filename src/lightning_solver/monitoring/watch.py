@@ -73,6 +73,7 @@ class Watch:
         self.values: list[list[Any]] = []
         self._step: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
+        self._collected: int | None = None
         self._update: Update | None = None
         self._held_before = self._held = (0, 0.0)
 
@@ -170,8 +171,10 @@ class Watch:
 
     def collect(self) -> dict[str, Any]:
         """Numbers and tensors by the names of their series, of the latest step; tensors are not waited for here."""
-        found = self.options.named(self.values)
-        for name, value in self._step.items():
+        counts = self.counts()
+        fresh, self._collected = counts.begun != self._collected, counts.begun  # another optimiser's step may be logged
+        found = self.options.named(self.values) if fresh else {}
+        for name, value in self._step.items() if fresh else ():
             if name.endswith("/"):
                 groups = range(len(value))
                 found |= self.options.by_group(name[:-1], groups, value, beside_total=True)
@@ -182,7 +185,6 @@ class Watch:
             share = mean.take()
             if share is not None:
                 found[self.name("clip_share", clip)] = share
-        counts = self.counts()
         found[self.name("steps")] = counts.made
         found[self.name("skipped_steps")] = counts.begun - counts.made
         work = self.work
