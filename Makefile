@@ -33,15 +33,18 @@ wheel-check: $(STAMP)  ## the built wheel installs into an empty environment, im
 	du -sh .venv-wheel/lib/python3*/site-packages/lightning_solver
 	rm -rf .venv-wheel dist
 
-bench: $(STAMP)  ## schedules, plans, optimisers and averages beside torch's and Lightning's own
+bench: $(STAMP)  ## schedules, plans, optimisers, averages, clipping and the whole stack beside torch's and Lightning's own
 	$(BIN)/python benchmarks/schedules.py
 	$(BIN)/python benchmarks/plans.py
 	$(BIN)/python benchmarks/optimizers.py
 	$(BIN)/python benchmarks/averages.py
+	$(BIN)/python benchmarks/clipping.py
+	$(BIN)/python benchmarks/stack.py
 
-bench-peers: parity  ## averages beside those of timm, MMEngine and ema_pytorch too
+bench-peers: parity  ## averages beside those of timm, MMEngine and ema_pytorch too, clipping beside timm's
 	.venv-parity/bin/python -m pip install --quiet --no-deps ema-pytorch
 	.venv-parity/bin/python benchmarks/averages.py
+	.venv-parity/bin/python benchmarks/clipping.py
 
 docs: $(STAMP)  ## draws the pictures of docs/curves.md from the YAML that stands in it
 	$(BIN)/python docs/draw_curves.py

@@ -29,7 +29,8 @@ def run(folder: Path, *args: str) -> str:
 
 def test_digits_plan(folder: Path) -> None:
     shown = run(folder, "train.py", "plan", "--config", "digits.yaml")
-    assert "720 optimiser steps, 30 epochs of 24" in shown
+    assert "600 optimiser steps in 30 epochs" in shown
+    assert "clip by GlobalNorm -> step AdamW -> move lr -> average (ema)" in shown
     assert "backbone.no_decay" in shown
     assert (folder / "runs" / "plan.png").exists()
 
@@ -42,7 +43,29 @@ def test_digits_fit_test_and_predict(folder: Path) -> None:
         assert (made / name).exists()
         assert str(Path(name).name) in shown
     head = (made / "metrics.csv").read_text().splitlines()[0]
-    assert {"lr/backbone", "lr/default", "train_loss", "val_acc", "test_acc"} <= set(head.split(","))
+    columns = {
+        "lr",
+        "lr/min",
+        "lr/max",
+        "grad_norm",
+        "grad_norm_clipped",
+        "clip_share",
+        "decay/ema",
+        "steps",
+        "time/step",
+    }
+    assert columns | {"train_loss", "val_acc", "test_acc"} <= set(head.split(","))
+    again = run(
+        folder,
+        "train.py",
+        "plan",
+        "--config",
+        "digits.yaml",
+        "--trainer.max_epochs=2",
+        "--with_log",
+        str(made / "metrics.csv"),
+    )
+    assert "the greatest of all groups: exactly as planned" in again
     last = str(made / "checkpoints" / "last.ckpt")
     run(folder, "train.py", "test", "--config", "digits.yaml", "--ckpt_path", last)
     run(folder, "train.py", "predict", "--config", "digits.yaml", "--ckpt_path", last)

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType
 from model import DigitClassifier
 
 from lightning_solver import SolverCLI
+from lightning_solver.callbacks import SolverMonitor
 
 # All images are in memory: loader processes, which Lightning recommends, would only take time to start.
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -49,7 +50,7 @@ class Result:
 
 
 class DigitsCLI(SolverCLI):
-    """Draws the plan and tests after ``fit``; keeps whatever is written in the folder of the run."""
+    """Tests after ``fit``, and draws the plan with what happened; keeps all that is written in the folder of the run."""
 
     result: Result | None = None
 
@@ -68,9 +69,11 @@ class DigitsCLI(SolverCLI):
         """
         seconds = time.perf_counter() - self.start
         (scores,) = self.trainer.test(self.model, self.datamodule, verbose=False)
+        log = self.folder() / "metrics.csv"
+        monitored = any(isinstance(callback, SolverMonitor) for callback in self.trainer.callbacks) and log.is_file()
         files = {
-            "plan": self.model.solver_plan.draw(self.folder() / "plan.png"),
-            "log": self.folder() / "metrics.csv",
+            "plan": self.model.solver_plan.draw(self.folder() / "plan.png", log=log if monitored else None),
+            "log": log,
             "checkpoint": self.folder() / "checkpoints" / "last.ckpt",
         }
         accuracies = scores["test_acc"], scores.get("test_acc_live")

@@ -251,18 +251,22 @@ class Plan:
 
         return chart_plan(self, width=width, height=height)
 
-    def draw(self, path: str | Path) -> Path:
+    def draw(self, path: str | Path, *, log: str | Path | None = None) -> Path:
         """Draw the curve of every scheduled option of every group, and every limit that moves, into a picture file.
 
         Args:
             path: File to write; its ending says the format (``plan.png``).
+            log: The ``metrics.csv`` of a run by this plan, under automatic optimisation with ``SolverMonitor``: what
+                really happened is drawn beside it.
 
         Raises:
-            SolverError: matplotlib is not installed, or the length of the run is not known.
+            SolverError: matplotlib is not installed, the length of the run is not known, or nothing in the log belongs
+                to the plan.
         """
         from lightning_solver.drawing import draw
+        from lightning_solver.happened import happened, read_log
 
-        return draw(self, Path(path))
+        return draw(self, Path(path), None if log is None else happened(read_log(log), self))
 
 
 def make_plan(spec: SolverSpec, module: nn.Module, run: RunLength) -> Plan:

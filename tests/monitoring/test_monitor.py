@@ -476,7 +476,7 @@ class Bar(Callback):
     """What a progress bar would show after each batch, and at the end."""
 
     def __init__(self) -> None:
-        self.shown: list[dict[str, float]] = []
+        self.shown: list[dict[str, Any]] = []
 
     def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
         self.shown.append(dict(trainer.progress_bar_metrics))
@@ -486,15 +486,13 @@ class Bar(Callback):
 def test_a_progress_bar_shows_the_rate_and_the_norm(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 
-    if kind == "rich":
-        pytest.importorskip("rich")
     bar, net = Bar(), Plain()
     monitor = SolverMonitor(every=1, progress_bar=True, series=["steps"])
     shown: Any = TQDMProgressBar() if kind == "tqdm" else RichProgressBar()
     run = trainer(callbacks=[shown, monitor, bar], max_epochs=2, enable_progress_bar=True)
     run.fit(net, loader())
-    assert [row["lr"] for row in bar.shown[1:10]] == pytest.approx([rates[0] for rates in net.rates[:9]])
-    assert [row["grad_norm"] for row in bar.shown[1:10]] == pytest.approx(net.norms[:9], rel=1e-5)
+    assert [row["lr"] for row in bar.shown[1:10]] == [f"{rates[0]:.3g}" for rates in net.rates[:9]]
+    assert [float(row["grad_norm"]) for row in bar.shown[1:10]] == pytest.approx(net.norms[:9], rel=1e-2)
     assert set(monitor.histories) == {"steps"} == set(monitor.latest())
     output = "".join(capsys.readouterr())
     assert "lr" in output

@@ -322,9 +322,10 @@ class SolverMonitor(Callback):
                 logged = True
         # Lightning drops what a progress bar shows when an epoch begins.
         if run.shown and (logged or batch_idx == 0):
-            # Not by self.log: the module may log by these names in the same hook.
+            # Not by self.log: the module may log by these names in the same hook. As texts: a bar that writes three
+            # decimals of every number has nothing left of a learning rate.
             shown: dict[str, Any] = trainer.progress_bar_metrics
-            shown.update(run.shown)
+            shown.update({name: f"{number:.3g}" for name, number in run.shown.items()})
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is neither work on a step nor waiting for data."""
