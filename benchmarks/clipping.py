@@ -27,8 +27,9 @@ except RuntimeError:  # its operators are built for another torch; what is writt
     sys.path.append(str(Path(__file__).resolve().parents[1] / "tests/parity"))
     import torchvision_stub  # noqa: F401
 
-import lightning_solver
 from averages import interleaved, milliseconds, mobilenet_v3, ratio
+
+import lightning_solver
 from lightning_solver.clipping import AGC, AutoClip, Clip, GlobalNorm, ParameterNorm, Value, ZClip
 from optimizers import ViT, resnet50, small_matrices
 

@@ -14,11 +14,11 @@ import logging
 import platform
 import statistics
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
+from averages import DECAY, Clock, interleaved, ratio
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, GradientAccumulationScheduler, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_solver
-from averages import DECAY, Clock, interleaved, ratio
 from lightning_solver import SolverMixin, SolverSpec
 from lightning_solver.callbacks import SolverMonitor
 

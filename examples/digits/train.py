@@ -50,7 +50,7 @@ class Result:
 
 
 class DigitsCLI(SolverCLI):
-    """Tests after ``fit``, and draws the plan with what happened; keeps all that is written in the folder of the run."""
+    """Tests after ``fit``, and draws the plan with what happened; keeps what is written in the folder of the run."""
 
     result: Result | None = None
 
