@@ -2,8 +2,8 @@
 
 Schedule, clipping, accumulation, an EMA and the monitor, beside a bare Trainer with the same optimiser, implementation
 and logger, and beside the nearest that Lightning has of its own. 20 x Linear(128, 128), batch 32, a CSVLogger. Fits are
-paired and interleaved, so that the ratios hold when the machine's speed drifts; medians, with the lowest and the highest
-ratio behind them.
+paired and interleaved, so that the ratios hold when the machine's speed drifts; medians, with the lowest and the
+highest ratio behind them.
 """
 
 from __future__ import annotations

@@ -196,3 +196,14 @@ def test_a_callback_without_a_hook_of_a_step_is_said_to_be_so() -> None:
 
 def test_power_ema_has_the_role_of_the_averages() -> None:
     assert PowerEMA.role == EMA.role == "average"
+
+
+def test_what_has_nothing_to_do_in_a_run_is_not_called_in_its_steps_and_is_again_in_the_next() -> None:
+    net = Net(spec())
+    for accumulate in (None, 2):
+        net.solver = spec(accumulate=accumulate)
+        fit = trainer(max_epochs=1)
+        fit.fit(net, loader())
+        hooks = {type(one).__name__: one.on_before_backward for one in fit.callbacks if role_of(one)}
+        assert hooks["SolverClipping"] is hooks["Freezing"] is None
+        assert callable(hooks["SolverAccumulation"]) is (accumulate is not None)

@@ -95,6 +95,11 @@ class PlanScheduler(LRScheduler):
                 if slot is not None:
                     slot.write(group, value)
 
+    @property
+    def freezes(self) -> bool:
+        """Whether anything is frozen at any step of the run."""
+        return bool(self._frozen or self.plan.never)
+
     def frozen(self) -> list[int]:
         """The groups, by index, that are frozen in the step that comes next."""
         return [index for index, frozen in self._frozen if frozen.at(self.last_epoch)]

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from lightning_solver.accumulation import Accumulates, Accumulation, Windows
-from lightning_solver.callbacks.order import take_places
+from lightning_solver.callbacks.order import rest, take_places
 from lightning_solver.clipping.norms import by_device, dense
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
@@ -124,6 +124,7 @@ class Accumulating(Accumulates, Callback):
             if restored is not None and restored.get("held"):
                 what = "the checkpoint was written in mid-window, and gradients are not accumulated any more"
                 report(f"{what}: {_lost(restored)} are lost")
+            rest(self)
             return
         self._windows = accumulation_windows(trainer, samples_per_batch(trainer))
         if self._windows.within_epochs and _batches(trainer) is None:

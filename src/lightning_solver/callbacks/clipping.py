@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_solver.callbacks.order import take_places
+from lightning_solver.callbacks.order import rest, take_places
 from lightning_solver.clipping.at_work import AtWork
 from lightning_solver.clipping.clip import Clip
 from lightning_solver.clipping.clipper import Clipped
@@ -130,6 +130,8 @@ class Clipping(Callback, ABC):
                 _load(work, restored[name])
             else:
                 work.steps = self.steps_before(trainer, work)
+        if not self.at_work:
+            rest(self)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Clip, once all that changes gradients has acted."""

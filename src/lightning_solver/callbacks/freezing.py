@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from lightning_solver.callbacks.order import rest
 from lightning_solver.norm_modes import NormModes
 
 
@@ -24,6 +25,8 @@ class Freezing(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """One for each optimiser whose plan freezes something."""
         self._modes = [(NormModes(pl_module), scheduler) for scheduler in _schedulers(pl_module)]
+        if not any(scheduler.freezes for _, scheduler in self._modes):
+            rest(self)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Frozen layers are in evaluation mode."""

@@ -15,7 +15,7 @@ from lightning_solver.accumulation import Accumulates
 from lightning_solver.roles import ROLES, Role, in_order
 from lightning_solver.several import by_name
 
-__all__ = ["ROLES", "STEP_HOOKS", "Role", "arrange", "describe", "role_of", "take_places"]
+__all__ = ["ROLES", "STEP_HOOKS", "Role", "arrange", "describe", "rest", "role_of", "take_places"]
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -41,8 +41,18 @@ def take_places(trainer: Any) -> None:
     for callback in trainer.callbacks:
         if role_of(callback) is not None:
             for hook in STEP_HOOKS:
+                vars(callback).pop(hook, None)
                 if getattr(type(callback), hook) is getattr(Callback, hook):
                     vars(callback)[hook] = None
+
+
+def rest(callback: Any) -> None:
+    """Take one of ours off every hook of a step, as it has nothing to do in this run; the next one calls it again.
+
+    Args:
+        callback: It.
+    """
+    vars(callback).update(dict.fromkeys(STEP_HOOKS))
 
 
 def arrange(callbacks: Sequence[Any]) -> list[Any]:
