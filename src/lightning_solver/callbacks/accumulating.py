@@ -143,6 +143,8 @@ class Accumulating(Accumulates, Callback):
             if "begin" in restored:
                 self._resume(trainer, pl_module, restored)
         self._tell(trainer)
+        if self._windows.constant == 1 and self._weigh is None and self._window is None:
+            rest(self)  # as Lightning does it by itself
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Let the loop step after the last batch of a window, and nowhere else."""

@@ -74,6 +74,7 @@ class Watch:
         self._step: dict[str, Any] = {}
         self._before: dict[str, Any] = {}
         self._collected: int | None = None
+        self._unread: AtWork | None = None
         self._update: Update | None = None
         self._held_before = self._held = (0, 0.0)
 
@@ -125,11 +126,12 @@ class Watch:
             for mean, clipped in zip(self._shares, work.clipped):
                 if clipped.share is not None:
                     mean.add(clipped.share)
-            self._of_clipping(work)
+        self._unread = work  # what it measured is read when it is logged, which most steps are not
         self._step["batches_per_step"], self._step["samples_per_step"] = self._held
         if not again:
             self._update = Update(self.optimizer) if measured and self._choice.has("update_ratio") else None
         if measured:
+            self._read()
             self._measure(scaler, work)
             for name, norm in self._before.items():
                 if self._step.get(name) is None:
@@ -171,6 +173,7 @@ class Watch:
 
     def collect(self) -> dict[str, Any]:
         """Numbers and tensors by the names of their series, of the latest step; tensors are not waited for here."""
+        self._read()
         counts = self.counts()
         fresh, self._collected = counts.begun != self._collected, counts.begun  # another optimiser's step may be logged
         found = self.options.named(self.values) if fresh else {}
@@ -219,8 +222,11 @@ class Watch:
         needed = self._measures_norm and (self._work is None or self._per_group)
         self._norms = Norms(self.optimizer) if needed else None
 
-    def _of_clipping(self, work: AtWork) -> None:
-        """What the clipping has measured by itself."""
+    def _read(self) -> None:
+        """What the clipping has measured by itself in the latest step."""
+        work, self._unread = self._unread, None
+        if work is None:
+            return
         clipped, planned = work.clipped, work.planned
         whole = bool(clipped) and planned[0].everything
         self._step["grad_norm"] = work.norm if work.norm is not None else clipped[0].norm if whole else None
