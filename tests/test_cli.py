@@ -43,6 +43,12 @@ QUIET: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a run leaves in the folder where it is made does not stay."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Any:
     """Write a configuration with the block somewhere in it; return its path."""
