@@ -1,4 +1,4 @@
-"""What a review by a new user found."""
+"""What somebody stumbles over who uses it for the first time."""
 
 from __future__ import annotations
 
