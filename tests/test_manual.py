@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -34,6 +31,7 @@ from lightning_solver.run_length import manual_run_lengths
 from lightning_solver.schedules import Cosine, Linear
 from lightning_solver.several import names_parts
 from small import Net, Stream, loader, trainer
+from two_processes import start
 
 PARTS = ("generator", "discriminator")
 
@@ -1014,11 +1012,5 @@ def test_the_learning_rate_monitor_logs_both(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes() -> None:
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(here / "manual_cases.py")],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = start(Path(__file__).parent / "manual_cases.py")
     assert done.returncode == 0, done.stderr[-4000:]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +29,7 @@ from lightning_solver.optimizers.modes import POINT, ModeSwitch, has_modes, sche
 from lightning_solver.schedules import Constant, Linear
 from small import Net as PlannedNet
 from small import Numbers, spec, trainer
+from two_processes import start
 
 Make = Callable[[Any], torch.optim.Optimizer]
 
@@ -608,13 +606,7 @@ def test_fsdp1_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["ddp", "fsdp2_full", "fsdp2_sharded", "fsdp2_without"])
 def test_two_processes(case: str, tmp_path: Path) -> None:
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(here / "distributed_mode_cases.py"), case, str(tmp_path)],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = start(Path(__file__).parent / "distributed_mode_cases.py", case, str(tmp_path))
     assert done.returncode == 0, done.stderr[-4000:]
 
 

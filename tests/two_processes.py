@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+def start(script: Path, *arguments: str, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+    """Run a script in two processes, which find what lies beside it, beside this file, and where this one looks."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    folders = dict.fromkeys([str(script.parent), str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders)), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def launch(script: Path, cases: Sequence[str], folder: Path, timeout: int = 900) -> tuple[set[str], str]:
@@ -21,12 +29,7 @@ def launch(script: Path, cases: Sequence[str], folder: Path, timeout: int = 900)
     Returns:
         The cases that have passed, and what was said.
     """
-    paths = os.pathsep.join([str(script.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*LAUNCH, str(script), *cases, str(folder)],
-        env=environment, capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    done = start(script, *cases, str(folder), timeout=timeout)
     passed = {line.removeprefix("passed ") for line in done.stdout.splitlines() if line.startswith("passed ")}
     return passed, done.stdout[-2000:] + done.stderr[-6000:]
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ from torch.optim.swa_utils import update_bn
 
 from lightning_solver import SolverError
 from lightning_solver.averaging.batch_norm import estimate_statistics, norm_layers
+from two_processes import start
 
 
 def net(momentum: float | None = 0.1) -> nn.Sequential:
@@ -421,10 +419,5 @@ def test_the_wrapper_of_distributed_training_is_refused() -> None:
 def test_two_processes(cases: list[str]) -> None:
     if cases == ["sharded"] and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
         pytest.skip("FSDP2 ran on GPUs only in torch 2.6")
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(here / "batch_norm_cases.py"), *cases],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = start(Path(__file__).parent / "batch_norm_cases.py", *cases)
     assert done.returncode == 0, done.stderr[-4000:]

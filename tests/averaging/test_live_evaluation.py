@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from torchmetrics.wrappers import MinMaxMetric
 from lightning_solver import SolverError
 from lightning_solver.callbacks.live_evaluation import LiveEvaluation
 from small import trainer
+from two_processes import start
 
 
 class Net(LightningModule):
@@ -408,11 +406,5 @@ def test_networks_in_metrics_are_not_copied_and_functions_stay_bound() -> None:
 
 @pytest.mark.slow
 def test_two_processes() -> None:
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(here / "live_evaluation_cases.py")],
-        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = start(Path(__file__).parent / "live_evaluation_cases.py")
     assert done.returncode == 0, done.stderr[-4000:]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from lightning_solver import SolverError
 from lightning_solver.callbacks import statistics
 from lightning_solver.callbacks.statistics import estimate_on_train_data
 from small import trainer
+from two_processes import start
 
 
 class Numbers(Dataset[Any]):
@@ -414,11 +412,5 @@ def test_outside_of_fit_there_are_no_training_data() -> None:
 
 @pytest.mark.slow
 def test_two_processes() -> None:
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*command, str(here / "statistics_cases.py")],
-        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent}", "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = start(Path(__file__).parent / "statistics_cases.py")
     assert done.returncode == 0, done.stderr[-4000:]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from two_processes import start
 
 
 @pytest.mark.slow
@@ -19,11 +18,5 @@ import torch
     "case", [["implementations", "mixed"], ["refused", "wrong_in_silence"], ["composite"]], ids=str
 )
 def test_two_processes(case: list[str]) -> None:
-    here = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(here / "sharded_cases.py"), *case],
-        env=environment, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+    done = start(Path(__file__).parent / "sharded_cases.py", *case)
     assert done.returncode == 0, done.stderr[-4000:]
