@@ -37,3 +37,12 @@ class RealSteps:
 
     def _forget(self, optimizer: Optimizer) -> None:
         self._count = 0
+
+
+def loss_scaler(trainer: Any) -> Any:
+    """The loss scaler of a Trainer, which skips steps by itself; ``None`` where its precision has none.
+
+    Args:
+        trainer: The Trainer.
+    """
+    return getattr(trainer.precision_plugin, "scaler", None)

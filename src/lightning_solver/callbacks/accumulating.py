@@ -25,6 +25,7 @@ from lightning_solver.callbacks.order import rest, take_places
 from lightning_solver.clipping.norms import by_device, dense
 from lightning_solver.errors import SolverError, suggestion
 from lightning_solver.logs import report
+from lightning_solver.real_steps import loss_scaler
 from lightning_solver.rules.inventory import own_name
 from lightning_solver.run_length import accumulation_windows, samples_per_batch
 from lightning_solver.sharding import like, local
@@ -193,7 +194,7 @@ class Accumulating(Accumulates, Callback):
         window = self._window
         if self._how is None or window is None or not window.open:
             return
-        if not self._gave and getattr(trainer.precision_plugin, "scaler", None) is not None:
+        if not self._gave and loss_scaler(trainer) is not None:
             # With a loss scaler Lightning makes no step after a batch without a loss; the next window takes them in.
             window.aside = _put_aside(optimizer)
             return
@@ -381,7 +382,7 @@ def _optimizers(trainer: Trainer) -> str:
 
 def _scale_of(trainer: Trainer) -> float:
     """What a loss scaler has multiplied gradients by."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    scaler = loss_scaler(trainer)
     return 1.0 if scaler is None else float(scaler.get_scale())
 
 

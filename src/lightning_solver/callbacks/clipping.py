@@ -29,6 +29,7 @@ from lightning_solver.clipping.planned import PlannedClip
 from lightning_solver.errors import SolverError
 from lightning_solver.logs import report
 from lightning_solver.optimizers.implementation import unscale_before
+from lightning_solver.real_steps import loss_scaler
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Clipping(Callback, ABC):
     """
 
     role = "clip"
+
+    @property
+    def by(self) -> str:
+        """What users know it by, for error messages."""
+        return type(self).__name__
 
     def __init__(self) -> None:
         self.at_work: dict[str, AtWork] = {}
@@ -256,7 +262,7 @@ def _trained(optimizer: Optimizer) -> list[Tensor]:
 
 def _is_scaled(trainer: Trainer) -> bool:
     """Whether a loss scaler skips steps by itself."""
-    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    scaler = loss_scaler(trainer)
     return scaler is not None and bool(scaler.is_enabled())
 
 
@@ -292,8 +298,7 @@ def _refuse(trainer: Any, module: LightningModule, own: Clipping, *, clips: bool
     """Whatever would clip a second time, or holds gradients in a form of its own."""
     twice = "the gradients would be clipped twice"
     if clips and (trainer.gradient_clip_val or 0.0) > 0.0:  # Lightning does nothing at 0
-        by = "clip of the solver" if type(own).__name__ == "SolverClipping" else type(own).__name__
-        do = f"leave it out: the gradients are clipped by {by}"
+        do = f"leave it out: the gradients are clipped by {own.by}"
         raise SolverError("Trainer.gradient_clip_val", twice, got=str(trainer.gradient_clip_val), do=do)
     for other in trainer.callbacks:
         if isinstance(other, Clipping) and other is not own and other.entries(trainer, module):

@@ -26,6 +26,7 @@ from lightning_solver.monitoring.history import KEPT, Histories, History, to_flo
 from lightning_solver.monitoring.measures import Clock, changed_rates, samples_in
 from lightning_solver.monitoring.series import Choice, safe, unique
 from lightning_solver.monitoring.watch import Counts, Watch
+from lightning_solver.real_steps import loss_scaler
 from lightning_solver.run_length import replicas
 
 _BAR = ("lr", "grad_norm")
@@ -212,7 +213,7 @@ class SolverMonitor(Callback):
         run.every = trainer.log_every_n_steps if self._asked_every is None else self._asked_every
         run.automatic = pl_module.automatic_optimization
         run.replicas = replicas(trainer)
-        run.scaler = getattr(trainer.precision_plugin, "scaler", None)
+        run.scaler = loss_scaler(trainer)
         run.counts_samples = self._wants("samples_per_step")
         clippings = [one for one in trainer.callbacks if isinstance(one, Clipping)]
         for optimizer, name in _names(trainer, pl_module).items():

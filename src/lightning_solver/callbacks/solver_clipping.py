@@ -15,6 +15,10 @@ from lightning_solver.several import ALONE, by_name
 class SolverClipping(Clipping):
     """Added by :class:`SolverMixin`; it clips only where a specification has ``clip`` or ``nonfinite``."""
 
+    @property
+    def by(self) -> str:
+        return "clip of the solver"
+
     def entries(self, trainer: Trainer, module: LightningModule) -> dict[str, Entry]:
         solver = getattr(module, "solver", None)
         found = {}
